@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_H
+#define BITMAPD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * libbitmapd: talks to bitmapd, which keeps dirty bitmaps of raw drives.
+ *
+ * The library has no threads, signals or event loop of its own.  A handle is
+ * one connection; it may be used by one thread at a time.
+ *
+ * Asynchronous use: bitmapd_aio_*() queues a request and returns at once; put
+ * bitmapd_fd() with bitmapd_events() into your event loop, wait no longer
+ * than bitmapd_timeout_ms(), then call bitmapd_dispatch(), which sends,
+ * receives and calls the completions.  The descriptor changes at a reconnect
+ * and is -1 in between: ask again after every dispatch.
+ *
+ * Synchronous use: every bitmapd_NOUN_VERB() is the asynchronous one plus a
+ * poll(2) loop; completions of other requests are called meanwhile.
+ *
+ * Errors: functions return 0 (or a count or id) or -errno;
+ * bitmapd_error(handle) then has one line in words, until the next call, and bitmapd_status()
+ * the daemon's status code.
+ *   -EINVAL        an argument is wrong; nothing was sent
+ *   -ENOENT        no such drive or bitmap
+ *   -EEXIST, -EBUSY
+ *   -EPERM         not permitted
+ *   -ENOTCONN      no connection, and none could be made in time
+ *   -ECONNABORTED  the connection broke after the request was sent: its outcome is unknown.
+ *                  Only marks, settles and reads are sent again by the library.  To find out,
+ *                  send the same request under its request id (bitmapd_set_request_id()).
+ *   -EOWNERDEAD    this writer was fenced or its token is in use elsewhere
+ *   -EINPROGRESS   applied, but not yet on stable storage; the daemon retries
+ *   -EPROTO        the daemon sent what the protocol does not allow
+ */
+typedef struct bitmapd bitmapd;
+
+#define BITMAPD_SOCKET_DEFAULT "/run/bitmapd/bitmapd.sock"
+
+/* ---- Handle and connection ---- */
+
+/* A handle without a connection; NULL when memory is out.  Free with bitmapd_close(). */
+bitmapd *bitmapd_new(void);
+
+/* Drops the connection and frees the handle.  Requests that are not done complete with
+ * -ECANCELED first.  Takes NULL. */
+void bitmapd_close(bitmapd *handle);
+
+/* Name of the program in the daemon's log, at most 255 bytes.  Before bitmapd_connect(). */
+int bitmapd_set_client_name(bitmapd *handle, const char *name);
+
+/*
+ * How long a lost connection is sought again before requests fail with
+ * -ENOTCONN; 0 (the default): not at all.  While it lasts, marks, settles,
+ * attachments and reads wait and are sent again.
+ */
+int bitmapd_set_reconnect_timeout(bitmapd *handle, unsigned seconds);
+
+/*
+ * Connects to the Unix socket @path (NULL: $BITMAPD_SOCKET, else
+ * BITMAPD_SOCKET_DEFAULT) and says HELLO; waits for the answer.  -ENOENT,
+ * -ECONNREFUSED and so on as connect(2), -EACCES when permission is refused.
+ */
+int bitmapd_connect(bitmapd *handle, const char *path);
+
+/* The last failure of a call on this handle in words, "" if none; borrowed until the next call. */
+const char *bitmapd_error(const bitmapd *handle);
+/* The status code of the last failed reply (protocol.md), 0 when the failure was ours. */
+int bitmapd_status_code(const bitmapd *handle);
+
+/* ---- Event loop ---- */
+
+int bitmapd_fd(const bitmapd *handle);         /* -1: none at the moment */
+unsigned bitmapd_events(const bitmapd *handle); /* POLLIN and POLLOUT as poll(2) */
+int bitmapd_timeout_ms(const bitmapd *handle);  /* as poll(2): -1 for none */
+/*
+ * Does what @revents (as poll(2) returned them; 0 after a timeout) allow and
+ * calls completions.  0, or -errno when the connection is lost for good.
+ * Not from within a completion.
+ */
+int bitmapd_dispatch(bitmapd *handle, unsigned revents);
+/* Requests that are queued or in flight. */
+size_t bitmapd_pending(const bitmapd *handle);
+/* Waits until nothing is pending.  0, or -errno when the connection is lost for good. */
+int bitmapd_drain(bitmapd *handle);
+
+/* Called once for each request, from bitmapd_dispatch() or a synchronous call; @result is 0 or
+ * -errno (bitmapd_error() has the words).  It may queue new requests. */
+typedef void bitmapd_completion(void *opaque, int result);
+
+/* ---- Request ids ---- */
+
+/*
+ * Requests that change something carry a random id of 16 bytes, by which the daemon answers a
+ * repeat with the first result.  This sets the id of the next such request on the handle; the
+ * last one used is there to be kept.
+ */
+void bitmapd_set_request_id(bitmapd *handle, const uint8_t id[16]);
+void bitmapd_get_request_id(const bitmapd *handle, uint8_t ret_id[16]);
+
+/* ---- Drives ---- */
+
+enum bitmapd_durability {
+    BITMAPD_DURABILITY_DEFAULT = 0, /* the daemon's default; in a set: keep */
+    BITMAPD_DURABILITY_POWER_LOSS = 1,
+    BITMAPD_DURABILITY_PROCESS_CRASH = 2,
+};
+
+/* Strings are NUL-terminated and borrowed: until the callback returns, or until the next call. */
+struct bitmapd_drive {
+    uint64_t id;
+    const char *name;
+    const char *path;     /* "" when none */
+    uint64_t size;        /* bytes */
+    uint32_t granularity; /* bytes */
+    int durability;       /* enum bitmapd_durability */
+    uint32_t bitmaps;
+    uint32_t recording;
+    uint32_t writers;
+    uint32_t lost_writers;
+    uint64_t unsettled;
+};
+
+/* @path may be NULL when @size is given, @size 0 when @path is. @granularity 0: the default. */
+int bitmapd_drive_add(bitmapd *handle, const char *name, const char *path, uint64_t size,
+                      int durability, uint32_t granularity, struct bitmapd_drive *ret);
+int bitmapd_drive_show(bitmapd *handle, const char *name, struct bitmapd_drive *ret);
+int bitmapd_drive_list(bitmapd *handle,
+                       void (*each)(void *opaque, const struct bitmapd_drive *drive),
+                       void *opaque);
+int bitmapd_drive_set(bitmapd *handle, const char *name, int durability, uint32_t granularity);
+int bitmapd_drive_rename(bitmapd *handle, const char *name, const char *new_name);
+int bitmapd_drive_resize(bitmapd *handle, const char *name, uint64_t size);
+int bitmapd_drive_remove(bitmapd *handle, const char *name, bool force);
+/* Gives up lost writers: @writer, or all of the drive's when NULL.  Their marks stay dirty. */
+int bitmapd_drive_fence(bitmapd *handle, const char *name, const char *writer);
+
+/* ---- Bitmaps, as "DRIVE/NAME" ---- */
+
+enum bitmapd_validity {
+    BITMAPD_EXACT = 0,
+    BITMAPD_SUPERSET = 1, /* safe, may hold extra */
+    BITMAPD_UNKNOWN = 2,  /* may have missed a write: maps say that all is dirty */
+};
+
+struct bitmapd_bitmap {
+    uint64_t id;
+    const char *name; /* "DRIVE/NAME" */
+    uint32_t granularity;
+    uint64_t size; /* of the drive */
+    bool recording;
+    bool gap; /* disabled, and has skipped a mark since */
+    int validity;
+    const char *reason; /* "" when exact */
+    uint64_t dirty_bytes;
+    uint64_t dirty_count; /* granules */
+};
+
+int bitmapd_bitmap_create(bitmapd *handle, const char *bitmap, uint32_t granularity, bool disabled,
+                          struct bitmapd_bitmap *ret);
+int bitmapd_bitmap_show(bitmapd *handle, const char *bitmap, struct bitmapd_bitmap *ret);
+/* @drive NULL: of all drives. */
+int bitmapd_bitmap_list(bitmapd *handle, const char *drive,
+                        void (*each)(void *opaque, const struct bitmapd_bitmap *bitmap),
+                        void *opaque);
+int bitmapd_bitmap_delete(bitmapd *handle, const char *bitmap);
+int bitmapd_bitmap_enable(bitmapd *handle, const char *bitmap);
+int bitmapd_bitmap_disable(bitmapd *handle, const char *bitmap);
+int bitmapd_bitmap_rename(bitmapd *handle, const char *bitmap, const char *new_name);
+int bitmapd_bitmap_set(bitmapd *handle, const char *bitmap, uint64_t offset, uint64_t length);
+int bitmapd_bitmap_clear(bitmapd *handle, const char *bitmap, uint64_t offset, uint64_t length);
+int bitmapd_bitmap_clear_all(bitmapd *handle, const char *bitmap);
+int bitmapd_bitmap_merge(bitmapd *handle, const char *target, const char *const *sources,
+                         size_t count);
+
+struct bitmapd_range {
+    uint64_t offset; /* bytes */
+    uint64_t length; /* bytes */
+};
+
+struct bitmapd_map {
+    const char *bitmap; /* "DRIVE/NAME" */
+    uint64_t size;
+    uint32_t granularity;
+    bool recording;
+    int validity;
+    const char *reason;
+    uint64_t sequence; /* of the snapshot */
+};
+
+struct bitmapd_map_callbacks {
+    /* Once, before any run. */
+    void (*head)(void *opaque, const struct bitmapd_map *map);
+    /* Dirty runs in order; disjoint, never touching. */
+    void (*runs)(void *opaque, const struct bitmapd_range *runs, size_t count);
+};
+
+/*
+ * Reads the dirty runs of a bitmap from byte @offset to the drive's end, all
+ * from one snapshot.  Returns 0 only when the daemon's end record was
+ * received and its count and checksum agree.  @ret_crc32c may be NULL.
+ */
+int bitmapd_map(bitmapd *handle, const char *bitmap, uint64_t offset,
+                const struct bitmapd_map_callbacks *callbacks, void *opaque,
+                uint32_t *ret_crc32c);
+
+/* ---- Writers ---- */
+
+/*
+ * Attaches to a drive under a token of the caller's choosing (1–255 bytes, as
+ * a drive's name), durably.  Stores the drive's id for the calls below, and its size.  After a
+ * reconnect the library attaches again, marks again whatever was not settled, and resumes.
+ * -EBUSY when the token is in use by a live connection.
+ *
+ * When the daemon knew the token as lost (an earlier process died), the caller
+ * must make the earlier writes stable first (fdatasync(2) of the drive) and
+ * then call bitmapd_resume(); *ret_resuming tells.
+ */
+int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, uint64_t *ret_drive_id,
+                   uint64_t *ret_size, bool *ret_resuming);
+int bitmapd_resume(bitmapd *handle, uint64_t drive_id);
+/* Every mark must be settled, or -EBUSY. */
+int bitmapd_detach(bitmapd *handle, uint64_t drive_id);
+
+/*
+ * "I am about to write these ranges."  Complete when every granule they touch
+ * is dirty in all recording bitmaps of the drive, at the drive's durability
+ * level; only then write.  @ret_first_id (may be NULL: settled at once) gets
+ * the id of the first range; range i has id *ret_first_id + i.  The ranges are
+ * copied.  Ranges: > 0 bytes each, within the drive; at most
+ * BITMAPD_RANGES_MAX a call; all are refused when one is wrong.
+ * Returns 0 when queued, -errno when not.  -EDQUOT: too many marks are
+ * unsettled (bitmapd_unsettled_max()).
+ */
+#define BITMAPD_RANGES_MAX 32768u
+int bitmapd_aio_mark(bitmapd *handle, uint64_t drive_id, const struct bitmapd_range *ranges,
+                     size_t count, uint64_t *ret_first_id, bitmapd_completion *completion,
+                     void *opaque);
+int bitmapd_mark(bitmapd *handle, uint64_t drive_id, const struct bitmapd_range *ranges,
+                 size_t count, uint64_t *ret_first_id);
+
+/*
+ * "The writes of these marks are stable on the drive": completed, and covered
+ * by FUA or by a flush that began after they completed.  A failed write is
+ * not settled.  Settles are sent along with later requests and need no answer
+ * to be waited for; bitmapd_drain() does.
+ */
+int bitmapd_settle(bitmapd *handle, uint64_t drive_id, uint64_t first_id, uint64_t count);
+size_t bitmapd_unsettled(const bitmapd *handle, uint64_t drive_id);
+size_t bitmapd_unsettled_max(const bitmapd *handle);
+
+/* ---- Daemon ---- */
+
+/* Everything up to this point is in the container when it returns. */
+int bitmapd_flush(bitmapd *handle);
+int bitmapd_reload(bitmapd *handle);
+
+struct bitmapd_daemon_status {
+    const char *server;
+    uint8_t container_uuid[16];
+    uint8_t instance_uuid[16];
+    const char *container_path;
+    uint64_t uptime_ns;
+    uint64_t sequence;
+    uint64_t applied_seq;
+    uint32_t drives;
+    uint32_t bitmaps;
+    uint32_t unknown_bitmaps;
+    uint32_t connections;
+    uint64_t marks;
+    uint64_t memory_bytes;
+    uint64_t dirty_memory_bytes;
+    uint64_t flushes;
+    uint64_t container_bytes;
+    bool degraded;
+    const char *degraded_reason;
+    uint64_t degraded_since_ns;
+    const char *start_report;
+};
+
+int bitmapd_get_status(bitmapd *handle, struct bitmapd_daemon_status *ret);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

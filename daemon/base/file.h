@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_BASE_FILE_H
+#define BITMAPD_DAEMON_BASE_FILE_H
+
+#include "proto/base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * All file content that a promise depends on is read and written through this
+ * vtable, so that a simulated disk can stand in for the kernel's.
+ *
+ * Calls block, so they are made on a worker's thread and never on the event
+ * loop.  One thread at a time may use a file.  All offsets and lengths are in
+ * bytes.  Every call returns 0 or -errno.
+ */
+struct file;
+
+struct file_ops {
+    /* Reads exactly @length bytes; -ENODATA when the file ends before. */
+    int (*read)(struct file *file, void *buffer, size_t length, uint64_t offset);
+    /* Writes all of @length bytes, growing the file as needed; on failure any part may be
+     * written. */
+    int (*write)(struct file *file, const void *buffer, size_t length, uint64_t offset);
+    /* fdatasync(2): on return 0 everything written before the call is durable.  After a failure
+     * nothing may be concluded about any write since the last success. */
+    int (*datasync)(struct file *file);
+    int (*size)(struct file *file, uint64_t *ret_size);
+    int (*truncate)(struct file *file, uint64_t size);
+    /* Makes sure that later writes into the range do not fail for want of space, growing the file
+     * (posix_fallocate(3)); new bytes read as zeros, old ones are untouched. */
+    int (*allocate)(struct file *file, uint64_t offset, uint64_t length);
+    /* Releases everything; takes no errors since nothing may be unsynced by then. */
+    void (*close)(struct file *file);
+};
+
+struct file {
+    const struct file_ops *ops;
+};
+
+/* What identifies a file across renames: see statx(2).  All zero when the file system tells none. */
+struct file_identity {
+    uint64_t inode;
+    uint64_t birth_time_ns; /* since the epoch; 0 where unknown */
+};
+
+enum file_mode {
+    FILE_READ,   /* must exist */
+    FILE_WRITE,  /* must exist */
+    FILE_CREATE, /* must not exist; mode 0600, its directory entry is synced by file_open_posix() */
+};
+
+/*
+ * Opens a regular file through the kernel: O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+ * anything but a regular file is refused with -EINVAL, so that a FIFO or a
+ * tty under the name cannot hang us.  The caller owns *ret_file
+ * (file_close()); *ret_fd, when not NULL, is the descriptor that does the
+ * I/O: borrowed, for locks (fcntl F_OFD_*) and fstat only.
+ */
+int file_open_posix(const char *path, enum file_mode mode, struct file **ret_file, int *ret_fd,
+                    struct error *error);
+
+int file_identity(int fd, struct file_identity *ret);
+
+/* fsync(2) of the directory that holds @path, after a create, rename or unlink. */
+int file_sync_directory(const char *path);
+
+static inline int file_read(struct file *file, void *buffer, size_t length, uint64_t offset)
+{
+    return file->ops->read(file, buffer, length, offset);
+}
+
+static inline int file_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
+{
+    return file->ops->write(file, buffer, length, offset);
+}
+
+static inline int file_datasync(struct file *file)
+{
+    return file->ops->datasync(file);
+}
+
+static inline int file_size(struct file *file, uint64_t *ret_size)
+{
+    return file->ops->size(file, ret_size);
+}
+
+static inline int file_truncate(struct file *file, uint64_t size)
+{
+    return file->ops->truncate(file, size);
+}
+
+static inline int file_allocate(struct file *file, uint64_t offset, uint64_t length)
+{
+    return file->ops->allocate(file, offset, length);
+}
+
+/* Takes NULL. */
+static inline void file_close(struct file *file)
+{
+    if (file) {
+        file->ops->close(file);
+    }
+}
+
+static inline void file_closep(struct file **file)
+{
+    file_close(*file);
+}
+
+#endif

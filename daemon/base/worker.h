@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_BASE_WORKER_H
+#define BITMAPD_DAEMON_BASE_WORKER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <sys/queue.h>
+#include <uv.h>
+
+/*
+ * A thread that runs jobs one after the other, in the order of submission,
+ * and reports back to the event loop.  Each slow thing (the container's file,
+ * the catalog) has a worker of its own, so that one hung disk stops only what
+ * needs it; libuv's pool would share four threads among all.
+ */
+struct work {
+    void (*run)(struct work *work);  /* on the worker's thread; may block */
+    void (*done)(struct work *work); /* on the loop's thread, in order; may free the work */
+    TAILQ_ENTRY(work) entry;
+};
+
+TAILQ_HEAD(work_queue, work);
+
+struct worker {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct work_queue todo;  /* guarded by lock */
+    struct work_queue ready; /* guarded by lock: ran, not yet done() */
+    bool stop;               /* guarded by lock */
+    uv_async_t async;        /* loop's thread */
+    void (*closed)(struct worker *worker);
+};
+
+/* Starts the thread, with all signals blocked.  -errno.  @name: at most 15 bytes, for debuggers. */
+int worker_init(struct worker *worker, uv_loop_t *loop, const char *name);
+
+/* Queues a job.  Loop's thread.  The work stays the caller's; it must live until done(). */
+void worker_submit(struct worker *worker, struct work *work);
+
+/*
+ * Lets all queued jobs run and report, joins the thread, closes the handle,
+ * then calls @closed on the loop's thread; the worker may then be freed.
+ * Loop's thread; blocks until the jobs that are queued have run.
+ */
+void worker_close(struct worker *worker, void (*closed)(struct worker *worker));
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_BITMAP_BITMAP_H
+#define BITMAPD_DAEMON_BITMAP_BITMAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * Dirty bitmaps in memory.
+ *
+ * A bitmap of a drive of @size_bytes (>= 1) has one bit per granule of
+ * @granularity bytes (a power of two from 512 to 2 GiB); the last granule may
+ * be cut by the drive's end.  Bit n is bit n % 8 (least significant first) of
+ * byte n / 8, as the container stores it.
+ *
+ * Bits are kept in chunks of @chunk_bytes, which is the container's cluster
+ * size, so that one chunk is one data cluster.  A chunk is
+ *   - zeros: no memory,
+ *   - ones: no memory (every granule that exists in it is dirty),
+ *   - dense: a buffer with its popcount.
+ * A dense chunk whose count reaches none or all becomes zeros or ones again,
+ * so the kinds are canonical and equality of kinds is equality of contents.
+ *
+ * Dense buffers are reference-counted and copied on write: a snapshot
+ * (bitmap_snapshot()) shares them, costs one pointer per chunk, and stays as
+ * it was whatever happens to the bitmap.
+ *
+ * Every change names the sequence of the record that makes it; a chunk keeps
+ * the last such sequence (its "version"), by which write-back finds what
+ * changed and the model finds what is already durable.
+ *
+ * Ranges are in bytes of the drive: [offset, offset + length), length > 0 and
+ * within the drive; anything else is a programming error (assert), since the
+ * model has validated the request before.
+ *
+ * Thread: one at a time for a bitmap and all its snapshots.  The exception is
+ * struct bitmap_chunk_view of a snapshot, whose bytes another thread may read
+ * while the snapshot is held.
+ */
+
+#define BITMAP_GRANULARITY_MIN UINT32_C(512)
+#define BITMAP_GRANULARITY_MAX (UINT32_C(1) << 31)
+#define BITMAP_BYTES_MAX       (UINT64_C(512) << 20) /* of bits, as QEMU's BME_MAX_PHYS_SIZE */
+#define BITMAP_CHUNK_BYTES_MIN UINT32_C(512)
+#define BITMAP_CHUNK_BYTES_MAX (UINT32_C(2) << 20)
+
+struct bitmap;
+
+enum bitmap_chunk_kind {
+    BITMAP_ZEROS,
+    BITMAP_ONES,
+    BITMAP_DENSE,
+};
+
+/* Bytes of one chunk, for reading only. */
+struct bitmap_chunk_view {
+    enum bitmap_chunk_kind kind;
+    const uint8_t *bits;   /* for DENSE: @length_bytes bytes; else NULL */
+    uint32_t length_bytes; /* of bits that exist: chunk_bytes, less in the last chunk
+                            * (rounded up to whole bytes; the tail's spare bits are 0) */
+    uint32_t dirty;        /* dirty granules in the chunk */
+    uint32_t granules;     /* granules in the chunk */
+    uint64_t version;      /* sequence of the last change, 0 for none */
+};
+
+/* Whether a drive of this size can have a bitmap of this granularity (BITMAP_BYTES_MAX). */
+bool bitmap_geometry_valid(uint64_t size_bytes, uint64_t granularity);
+
+/*
+ * A new bitmap, all clean.  -ENOMEM; -EINVAL for a geometry that
+ * bitmap_geometry_valid() refuses or a chunk size that is no power of two in
+ * its range.  The caller owns *ret.
+ */
+int bitmap_new(uint64_t size_bytes, uint32_t granularity, uint32_t chunk_bytes,
+               struct bitmap **ret);
+void bitmap_free(struct bitmap *bitmap); /* takes NULL */
+void bitmap_freep(struct bitmap **bitmap);
+
+uint64_t bitmap_size_bytes(const struct bitmap *bitmap);
+uint32_t bitmap_granularity(const struct bitmap *bitmap);
+uint32_t bitmap_chunk_bytes(const struct bitmap *bitmap);
+uint64_t bitmap_granules(const struct bitmap *bitmap); /* ceil(size / granularity) */
+uint32_t bitmap_chunks(const struct bitmap *bitmap);   /* chunks, >= 1 */
+
+/*
+ * Memory for dense buffers that a change of [offset, offset + length) may need
+ * is taken beforehand, so that applying a record cannot fail half way:
+ * bitmap_reserve() makes the next bitmap_set() or bitmap_clear() of the same
+ * range succeed.  -ENOMEM leaves the bitmap as it was.  An unused reserve is
+ * kept for later (at most two buffers: a range can only cut its first and its
+ * last chunk).
+ */
+int bitmap_reserve(struct bitmap *bitmap, uint64_t offset, uint64_t length);
+
+/* Sets every granule that the range touches.  Cannot fail after bitmap_reserve(). */
+void bitmap_set(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
+
+/*
+ * Clears every granule that the range covers whole; a last granule cut by the
+ * drive's end counts as whole when the range reaches that end.  Cannot fail
+ * after bitmap_reserve().
+ */
+void bitmap_clear(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
+
+/* All granules at once; never allocate, never fail. */
+void bitmap_set_all(struct bitmap *bitmap, uint64_t version);
+void bitmap_clear_all(struct bitmap *bitmap, uint64_t version);
+
+/* Whether every granule that the range touches is dirty. */
+bool bitmap_test_all(const struct bitmap *bitmap, uint64_t offset, uint64_t length);
+
+/*
+ * The same, in chunks whose version is at most @version: such a range is
+ * already dirty in what a watermark covers ("One order of changes", rule 2 in
+ * ARCHITECTURE.md).
+ */
+bool bitmap_test_all_since(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
+                           uint64_t version);
+
+/* Dirty granules in all, from the cached counts: O(1). */
+uint64_t bitmap_count(const struct bitmap *bitmap);
+/* Dirty granules among those that the range touches. */
+uint64_t bitmap_count_range(const struct bitmap *bitmap, uint64_t offset, uint64_t length);
+/* Dirty bytes: granules times granularity, the cut last granule by its real length. */
+uint64_t bitmap_dirty_bytes(const struct bitmap *bitmap);
+
+/*
+ * Iterates over maximal runs of equal granules, in bytes of the drive and
+ * ordered; whole zeros and ones chunks are skipped at once.  The state is
+ * just the position, so an iteration may stop and be resumed at any byte
+ * offset that an earlier run ended at.
+ *
+ * Finds the run that begins at @offset (a multiple of the granularity, below
+ * the size).  Stores whether it is dirty and its end (exclusive; the drive's
+ * size for the last).  Looks no further than @limit (rounded up to a
+ * granule): a run that goes on beyond may be reported cut there, never before
+ * its true end otherwise.  Pass UINT64_MAX for no limit.
+ */
+void bitmap_run(const struct bitmap *bitmap, uint64_t offset, uint64_t limit, bool *ret_dirty,
+                uint64_t *ret_end);
+
+/*
+ * Finds the first dirty run at or after @offset (a multiple of the
+ * granularity).  False when there is none.
+ */
+bool bitmap_next_dirty(const struct bitmap *bitmap, uint64_t offset, uint64_t *ret_offset,
+                       uint64_t *ret_end);
+
+/*
+ * Ors @source into @target: every granule of @target that overlaps a dirty
+ * granule of @source becomes dirty.  Both must be of the same size in bytes;
+ * granularity and chunk size may differ.  Chunks that do not change keep
+ * their version.  On -ENOMEM @target is untouched.
+ */
+int bitmap_merge(struct bitmap *target, const struct bitmap *source, uint64_t version);
+
+/* A read-only copy that shares dense buffers.  -ENOMEM.  The caller owns it (bitmap_free()). */
+int bitmap_snapshot(struct bitmap *bitmap, struct bitmap **ret);
+
+/*
+ * A bitmap for the same drive with a new size: kept granules keep their bits,
+ * a granule that the old end cut and all grown ones are dirty.  -ENOMEM,
+ * -EINVAL as bitmap_new(); @bitmap itself is untouched.  All chunks get
+ * @version.
+ */
+int bitmap_resized(const struct bitmap *bitmap, uint64_t size_bytes, uint64_t version,
+                   struct bitmap **ret);
+
+/* The chunk with index @chunk < bitmap_chunks(). */
+void bitmap_chunk(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_chunk_view *ret);
+
+/*
+ * Replaces chunk @chunk by @bits (@length_bytes as bitmap_chunk_view says),
+ * as read from the container.  Bits beyond the last granule must be 0
+ * (-EINVAL).  -ENOMEM.  Its version becomes @version.
+ */
+int bitmap_load_chunk(struct bitmap *bitmap, uint32_t chunk, const void *bits,
+                      uint32_t length_bytes, uint64_t version);
+
+/* The highest version of any chunk: whether anything changed since. */
+uint64_t bitmap_version(const struct bitmap *bitmap);
+
+/* Bytes of heap that this bitmap holds (shared buffers counted in full), for status and limits. */
+uint64_t bitmap_memory_bytes(const struct bitmap *bitmap);
+
+#endif

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_CONTAINER_CONTAINER_H
+#define BITMAPD_DAEMON_CONTAINER_CONTAINER_H
+
+#include "daemon/base/file.h"
+#include "proto/base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * The container: a version 3 qcow2 file of virtual size zero that holds dirty
+ * bitmaps in the layout of the 2015 draft of the qcow2 specification.  This
+ * header is all that the rest of the daemon (and bitmapctl's offline verbs)
+ * know of it; format.h describes the bytes.
+ *
+ * It knows bitmaps as (id, name, granularity, size in sectors, clusters of
+ * bits) and one opaque state payload that the model above puts in; it knows
+ * nothing of drives.  Every cluster that is written carries a CRC32C, kept in
+ * the state blob and checked whenever it is read.
+ *
+ * Everything is copy-on-write: a commit writes only into free clusters, then
+ * switches over by one header write.  A crash at any point leaves exactly the
+ * old or exactly the new commit (commit.c lists the states).
+ *
+ * Thread: all calls block on I/O; one thread at a time.
+ *
+ * Errors: -errno with words.  -EBADMSG: the bytes are not what the format
+ * allows (the text names the structure, its offset, what was found, what was
+ * expected); such a file is never written to.  -EBUSY: another process holds
+ * the image locks.
+ */
+struct container;
+struct container_txn;
+
+#define CONTAINER_CLUSTER_BITS_MIN     9
+#define CONTAINER_CLUSTER_BITS_MAX     21
+#define CONTAINER_CLUSTER_BITS_DEFAULT 16
+#define CONTAINER_BITMAPS_MAX          65535u
+#define CONTAINER_NAME_BYTES_MAX       1023u
+#define CONTAINER_STATE_BYTES_MAX      (UINT64_C(64) << 20) /* of the opaque payload */
+
+struct uuid {
+    uint8_t bytes[16];
+};
+
+struct container_create_options {
+    uint32_t cluster_bits;   /* CONTAINER_CLUSTER_BITS_MIN … _MAX */
+    struct uuid uuid;        /* the container's own, random */
+    struct uuid boot_id;     /* of this host's boot; zero when made offline */
+    struct file_identity identity; /* of the file being made */
+};
+
+/*
+ * Writes an empty container (no bitmaps, empty state, clean) into an empty
+ * file and syncs it.  The file's directory entry is the caller's business.
+ */
+int container_format(struct file *file, const struct container_create_options *options,
+                     struct error *error);
+
+enum container_open_flags {
+    CONTAINER_OPEN_WRITE = 1 << 0, /* step 2 of the start: rewrites the header block as read and
+                                    * syncs it; without it the file is never written to */
+};
+
+/*
+ * Opens, validates every structure, reads bitmap table, L1 tables and state
+ * blob, checks their CRCs, recounts references.  Takes over @file on success
+ * only.  What is broken inside one bitmap does not fail the open: see
+ * container_bitmap_info.damage.  Time and memory are bounded by the file's
+ * size.
+ */
+int container_open(struct file *file, unsigned flags, struct container **ret, struct error *error);
+
+/* Closes without committing; the file is closed too.  Takes NULL. */
+void container_close(struct container *container);
+void container_closep(struct container **container);
+
+struct container_info {
+    uint32_t cluster_size; /* bytes */
+    uint64_t virtual_size; /* bytes; 0 for external containers */
+    uint32_t header_length;
+    uint32_t refcount_bits; /* 1 << refcount_order */
+    uint64_t file_size;     /* bytes */
+    struct uuid uuid;
+    struct uuid commit_id;
+    uint64_t applied_seq; /* every record up to this one is in the container */
+    bool clean;
+    struct uuid boot_id;            /* of the boot that made the last commit */
+    struct file_identity identity;  /* as recorded by the last commit */
+    bool has_private;   /* false: a plain draft container of a foreign tool, no CRCs to check */
+    bool used_mirror;   /* the header block was bad and read from its mirror */
+    bool foreign_write; /* another program opened it for writing (autoclear bit gone) */
+    /* Why nothing in the state payload can be believed (blob or bitmap table damaged or missing),
+     * or empty.  The bitmaps that could be listed are, all with damage set. */
+    char state_damage[256];
+    uint32_t bitmaps; /* entries in the bitmap table */
+    uint64_t free_clusters;
+    uint64_t leaked_clusters; /* refcount above the number of references, at open */
+};
+
+void container_get_info(const struct container *container, struct container_info *ret);
+
+/* One entry of the bitmap table. */
+struct container_bitmap_info {
+    uint64_t id;      /* the model's; 0: an entry of a foreign tool, preserved, not served */
+    const char *name; /* NUL-terminated here (a name with a NUL byte is damage);
+                       * borrowed until the next commit or close */
+    uint32_t name_bytes;
+    uint32_t granularity; /* bytes */
+    uint64_t sectors;     /* of 512 bytes: the drive's size rounded up */
+    uint32_t l1_entries;
+    uint32_t allocated_clusters; /* L1 entries with an offset */
+    /* Why this bitmap's bits cannot be believed, or NULL.  Found at open (L1) or by
+     * container_bitmap_read() (data).  Borrowed as the name. */
+    const char *damage;
+};
+
+/* Entry @index < container_info.bitmaps, in table order. */
+void container_bitmap_get(const struct container *container, uint32_t index,
+                          struct container_bitmap_info *ret);
+
+/* Index of the entry with model id @id; -ENOENT. */
+int container_bitmap_find(const struct container *container, uint64_t id, uint32_t *ret_index);
+
+enum container_cluster_kind {
+    CONTAINER_ZEROS, /* unallocated, or the zero flag: nothing is read */
+    CONTAINER_DATA,
+};
+
+/*
+ * Reads the cluster of bits at @l1_index into @buffer (cluster_size bytes) and
+ * checks its CRC.  For CONTAINER_ZEROS the buffer is untouched.  -EBADMSG with
+ * words when the CRC disagrees, an I/O error as such; both become the bitmap's
+ * damage.
+ */
+int container_bitmap_read(struct container *container, uint32_t index, uint32_t l1_index,
+                          void *buffer, enum container_cluster_kind *ret_kind,
+                          struct error *error);
+
+/* The opaque payload of the last commit; borrowed until the next commit or close. */
+void container_state(const struct container *container, const void **ret_payload,
+                     size_t *ret_bytes);
+
+/*
+ * A commit.  container_begin() … any number of the calls below …
+ * container_commit().  Content is written to free clusters as it is given, so
+ * memory stays bounded; nothing of the old commit is touched until
+ * container_commit() switches over.  A failure of any call fails the whole
+ * transaction: the caller must container_abort(), which leaves the container
+ * as if it had never begun, and may begin anew.
+ */
+int container_begin(struct container *container, struct container_txn **ret, struct error *error);
+
+/* Adds an entry (all zeros) at the table's end.  -EEXIST: the id or the name is there. */
+int container_txn_add(struct container_txn *txn, uint64_t id, const char *name,
+                      uint32_t granularity, uint64_t sectors, struct error *error);
+
+/*
+ * Changes name or size of the entry @id.  With a new size the L1 table gets
+ * its new length: entries beyond are dropped, new ones are zeros; the caller
+ * then writes the clusters whose bits changed.
+ */
+int container_txn_update(struct container_txn *txn, uint64_t id, const char *name,
+                         uint64_t sectors, struct error *error);
+
+/* Removes the entry @id and all its clusters. */
+int container_txn_remove(struct container_txn *txn, uint64_t id, struct error *error);
+
+/* The cluster at @l1_index becomes zeros (no cluster is allocated for it). */
+int container_txn_zero(struct container_txn *txn, uint64_t id, uint32_t l1_index,
+                       struct error *error);
+
+/*
+ * The cluster at @l1_index becomes @bits, of @length_bytes <= cluster_size,
+ * followed by zero bytes.  Bits beyond the bitmap's last granule must be 0.
+ * A cluster of nothing but zeros is stored as container_txn_zero() does.
+ */
+int container_txn_write(struct container_txn *txn, uint64_t id, uint32_t l1_index,
+                        const void *bits, size_t length_bytes, struct error *error);
+
+struct container_commit_options {
+    const void *state;      /* the new opaque payload */
+    size_t state_bytes;     /* <= CONTAINER_STATE_BYTES_MAX */
+    uint64_t applied_seq;   /* never less than before */
+    bool clean;             /* the last act before exit */
+    struct uuid commit_id;  /* random */
+    struct uuid boot_id;
+    struct file_identity identity;
+};
+
+struct container_commit_stats {
+    uint64_t clusters_written; /* of bits */
+    uint64_t bytes_written;    /* all of it, metadata included */
+};
+
+/*
+ * The numbered steps of the write-back.  0: durable, the transaction is gone.
+ * < 0: the transaction must be aborted.  When the sync of the new header
+ * failed, nobody knows which commit is on the disk: the container then keeps
+ * the clusters of both until a later commit succeeds.
+ */
+int container_commit(struct container_txn *txn, const struct container_commit_options *options,
+                     struct container_commit_stats *ret_stats, struct error *error);
+void container_abort(struct container_txn *txn); /* takes NULL */
+
+/* What `container check` finds. */
+struct container_check_report {
+    uint64_t corruptions;
+    uint64_t leaks;
+};
+
+/*
+ * Verifies every refcount against a recount both ways, every offset, overlap,
+ * reserved bit, CRC, tail bits, names, header against mirror.  Each finding is
+ * told to @found as one line with structure, offset, found and expected.
+ * Needs no container that opens: takes the file itself, never writes.
+ * < 0: could not check.
+ */
+int container_check(struct file *file,
+                    void (*found)(void *opaque, bool corruption, const char *text), void *opaque,
+                    struct container_check_report *ret, struct error *error);
+
+/*
+ * QEMU's image locks (OFD locks on single bytes of the descriptor that does
+ * the I/O): a writer takes and unshares WRITE and RESIZE, a reader takes
+ * CONSISTENT_READ only and shares everything, so `info` works beside a running
+ * daemon.  -EBUSY when another process, QEMU or bitmapd, conflicts.  Released
+ * when the descriptor is closed.
+ */
+int container_lock(int fd, bool write, struct error *error);
+
+#endif
