@@ -39,9 +39,10 @@ int worker_init(struct worker *worker, uv_loop_t *loop, const char *name);
 void worker_submit(struct worker *worker, struct work *work);
 
 /*
- * Lets all queued jobs run and report, joins the thread, closes the handle,
- * then calls @closed on the loop's thread; the worker may then be freed.
- * Loop's thread; blocks until the jobs that are queued have run.
+ * Lets all queued jobs run and report (those that a done() submits meanwhile
+ * too), joins the thread, closes the handle, then calls @closed (may be NULL)
+ * on the loop's thread; the worker may then be freed.  Nothing may be
+ * submitted after this call.  Loop's thread; blocks until the jobs have run.
  */
 void worker_close(struct worker *worker, void (*closed)(struct worker *worker));
 
