@@ -4,14 +4,18 @@
 
 #include "proto/base/error.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
 /*
  * The daemon's settings, from a YAML file of at most CONFIG_BYTES_MAX without
  * anchors, aliases, tags or more than one document.  One schema table in
- * config.c names every key with its type, range and default, and drives
+ * schema.c names every key with its type, range and default, and drives
  * parsing, defaults, --dump-config and the comparison at reload.
+ *
+ * No function here keeps state of its own; one thread at a time may use a
+ * struct config.
  */
 #define CONFIG_BYTES_MAX (1u << 20)
 
@@ -48,9 +52,9 @@ struct config {
         uint32_t maps_per_connection;     /* in flight */
         uint32_t unsettled_per_writer;    /* marks */
         uint32_t drives;
-        uint32_t bitmaps; /* <= 65535 */
-        uint64_t memory;  /* bytes of dense bitmap chunks that creating bitmaps may lead to
-                           * in the worst case; 0: no limit */
+        uint32_t bitmaps;        /* <= 65535 */
+        uint64_t memory;         /* bytes of dense bitmap chunks that creating bitmaps may lead to
+                                  * in the worst case; 0: no limit */
         uint32_t catalog_events; /* kept; older ones are deleted */
     } limits;
     struct {
@@ -60,15 +64,18 @@ struct config {
 
 /*
  * Defaults; with @state_dir (may be NULL) the paths are DIR/bitmapd.sock,
- * DIR/bitmaps.qcow2, DIR/catalog.sqlite3, else the system's.  -ENOMEM.
+ * DIR/bitmaps.qcow2, DIR/catalog.sqlite3, with DIR as it was given (so a
+ * relative one gives paths that config_read() would refuse), else the
+ * system's.  -ENOMEM, after which @config may be given to config_deinit().
  */
 int config_init(struct config *config, const char *state_dir);
+/* Frees the strings; takes an all-zero struct, and leaves one. */
 void config_deinit(struct config *config);
 
 /*
  * Reads @path over what @config holds, whole or not at all.  -errno for a file that cannot be
  * read, -EINVAL for one that is wrong: "FILE:LINE:COLUMN: KEY: expected …, got …" (line and
- * column from 1).
+ * column from 1, columns in characters).
  */
 int config_read(struct config *config, const char *path, struct error *error);
 /* The same from memory; @name stands for the file in errors. */
@@ -80,7 +87,8 @@ void config_dump(const struct config *config, FILE *out);
 
 /*
  * Whether a running daemon may go from @old to @new: -EINVAL names the first
- * key that cannot change without a restart (paths, cluster size).
+ * key that cannot change without a restart (schema.c says which: paths, the
+ * socket's owner and mode, cluster size, …).
  */
 int config_check_reload(const struct config *old, const struct config *new, struct error *error);
 
