@@ -41,7 +41,8 @@ struct frame {
  * when more bytes are needed, with *ret_needed the length of the whole frame
  * (or of a header while that is incomplete); -EPROTO with words when no frame
  * can begin like this (length below the header's or above @limit, unknown
- * flags): the connection cannot go on.
+ * flags, a request with a status or FRAME_MORE): the connection cannot go on.
+ * @limit: FRAME_HEADER_BYTES to FRAME_BYTES_MAX.
  */
 int frame_decode(const uint8_t *buffer, size_t bytes, uint32_t limit, struct frame *ret,
                  uint32_t *ret_needed, struct error *error);

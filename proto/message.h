@@ -14,7 +14,7 @@
  *
  *     u8 u16 u32 u64   as such
  *     uuid             16 bytes
- *     string           u16 length, bytes (no NUL)
+ *     string           u16 length, bytes; none of them is NUL, and none is added
  *     strings          u16 count, then that many strings
  *     ranges           u32 count, then that many (u64, u64)
  *
@@ -95,7 +95,8 @@ struct wire_range {
 
 #define WIRE_RANGE_BYTES 16u
 
-struct wire_string wire_string(const char *text); /* of a C string; longer than 65535: aborts */
+/* Of a C string, or an empty one for NULL; longer than 65535 bytes: aborts. */
+struct wire_string wire_string(const char *text);
 /* Pair @index < count. */
 struct wire_range wire_ranges_get(const struct wire_ranges *ranges, uint32_t index);
 void wire_range_store(uint8_t encoded[WIRE_RANGE_BYTES], struct wire_range range);
@@ -378,7 +379,8 @@ int wire_buffer_reserve(struct wire_buffer *buffer, size_t bytes);
 /*
  * Appends one whole frame: header with @operation, @flags, @status, @cookie,
  * then @message laid out as @type.  -ENOMEM; -EMSGSIZE when the frame would
- * pass FRAME_BYTES_MAX; the buffer keeps what it had.
+ * pass FRAME_BYTES_MAX; -EINVAL when a string holds a NUL; the buffer keeps
+ * what it had.
  */
 int message_encode(struct wire_buffer *buffer, enum message_type type, const void *message,
                    uint16_t operation, uint8_t flags, uint8_t status, uint64_t cookie);
