@@ -1,2 +1,255 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The kernel's side of file.h.
+ *
+ * Invariants:
+ *   - a short read or write never surfaces: calls go on until all is done, the
+ *     file ends, or an error says why not;
+ *   - an error is reported once and never retried behind the caller's back
+ *     (EINTR of the transfers aside): a second fdatasync(2) after a failed one
+ *     would succeed without having written anything;
+ *   - offsets the kernel cannot express are refused before the call, so that no
+ *     cast can turn them into others.
+ */
 #include "daemon/base/file.h"
+
+#include "proto/base/checked.h"
+#include "proto/base/cleanup.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct posix_file {
+    struct file file; /* first: the two pointers are the same */
+    int fd;
+};
+
+static int descriptor(struct file *file)
+{
+    return ((struct posix_file *)file)->fd;
+}
+
+static bool expressible(uint64_t offset, uint64_t length)
+{
+    uint64_t end;
+    return checked_add_u64(offset, length, &end) && end <= INT64_MAX;
+}
+
+static int posix_read(struct file *file, void *buffer, size_t length, uint64_t offset)
+{
+    uint8_t *p = buffer;
+
+    if (!expressible(offset, length)) {
+        return -ENODATA; /* no file reaches there */
+    }
+    while (length > 0) {
+        ssize_t n = pread(descriptor(file), p, length, (off_t)offset);
+        if (n < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return -errno;
+        }
+        if (n == 0) {
+            return -ENODATA;
+        }
+        p += n;
+        length -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return 0;
+}
+
+static int posix_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
+{
+    const uint8_t *p = buffer;
+
+    if (!expressible(offset, length)) {
+        return -EFBIG;
+    }
+    while (length > 0) {
+        ssize_t n = pwrite(descriptor(file), p, length, (off_t)offset);
+        if (n < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return -errno;
+        }
+        if (n == 0) {
+            return -EIO; /* no progress and no reason given: do not spin */
+        }
+        p += n;
+        length -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return 0;
+}
+
+static int posix_datasync(struct file *file)
+{
+    return fdatasync(descriptor(file)) < 0 ? -errno : 0;
+}
+
+static int posix_size(struct file *file, uint64_t *ret_size)
+{
+    struct stat st;
+
+    if (fstat(descriptor(file), &st) < 0) {
+        return -errno;
+    }
+    *ret_size = (uint64_t)st.st_size;
+    return 0;
+}
+
+static int posix_truncate(struct file *file, uint64_t size)
+{
+    if (size > INT64_MAX) {
+        return -EFBIG;
+    }
+    while (ftruncate(descriptor(file), (off_t)size) < 0) {
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+static int posix_allocate(struct file *file, uint64_t offset, uint64_t length)
+{
+    int r;
+
+    if (length == 0) {
+        return 0;
+    }
+    if (!expressible(offset, length)) {
+        return -EFBIG;
+    }
+    do {
+        r = posix_fallocate(descriptor(file), (off_t)offset, (off_t)length);
+    } while (r == EINTR);
+    return -r;
+}
+
+static void posix_close(struct file *file)
+{
+    (void)close(descriptor(file));
+    free(file);
+}
+
+static const struct file_ops posix_ops = {
+    .read = posix_read,
+    .write = posix_write,
+    .datasync = posix_datasync,
+    .size = posix_size,
+    .truncate = posix_truncate,
+    .allocate = posix_allocate,
+    .close = posix_close,
+};
+
+static int open_flags(enum file_mode mode)
+{
+    const int common = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+
+    switch (mode) {
+    case FILE_READ:
+        return common | O_RDONLY;
+    case FILE_WRITE:
+        return common | O_RDWR;
+    case FILE_CREATE:
+        return common | O_RDWR | O_CREAT | O_EXCL;
+    }
+    return -1;
+}
+
+int file_open_posix(const char *path, enum file_mode mode, struct file **ret_file, int *ret_fd,
+                    struct error *error)
+{
+    CLEANUP_CLOSE int fd = -1;
+    CLEANUP_FREE struct posix_file *made = NULL;
+    struct stat st;
+    int flags = open_flags(mode);
+    int r;
+
+    if (flags < 0) {
+        return error_set(error, -EINVAL, "cannot open %s: unknown mode %d", path, (int)mode);
+    }
+    /* Memory first: nothing may fail between creating a file and owning it. */
+    made = calloc(1, sizeof *made);
+    if (!made) {
+        return error_set_errno(error, -ENOMEM, "cannot open %s", path);
+    }
+    fd = open(path, flags, 0600);
+    if (fd < 0) {
+        r = -errno;
+        return error_set_errno(error, r, "cannot %s %s", mode == FILE_CREATE ? "create" : "open",
+                               path);
+    }
+    if (fstat(fd, &st) < 0) {
+        r = -errno;
+        return error_set_errno(error, r, "cannot stat %s", path);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return error_set(error, -EINVAL, "%s is not a regular file", path);
+    }
+    if (mode == FILE_CREATE) {
+        r = file_sync_directory(path);
+        if (r < 0) {
+            (void)unlink(path);
+            return error_set_errno(error, r, "cannot sync the directory of %s", path);
+        }
+    }
+
+    made->file.ops = &posix_ops;
+    made->fd = steal_fd(&fd);
+    if (ret_fd) {
+        *ret_fd = made->fd;
+    }
+    *ret_file = &STEAL(made)->file;
+    return 0;
+}
+
+int file_identity(int fd, struct file_identity *ret)
+{
+    struct statx stx;
+    struct file_identity identity = {0};
+
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_SYNC_AS_STAT, STATX_INO | STATX_BTIME, &stx) < 0) {
+        return -errno;
+    }
+    if (stx.stx_mask & STATX_INO) {
+        identity.inode = stx.stx_ino;
+    }
+    if ((stx.stx_mask & STATX_BTIME) && stx.stx_btime.tv_sec >= 0) {
+        uint64_t ns;
+        if (checked_mul_u64((uint64_t)stx.stx_btime.tv_sec, UINT64_C(1000000000), &ns) &&
+            checked_add_u64(ns, stx.stx_btime.tv_nsec, &ns)) {
+            identity.birth_time_ns = ns;
+        }
+    }
+    *ret = identity;
+    return 0;
+}
+
+int file_sync_directory(const char *path)
+{
+    CLEANUP_FREE char *directory = NULL;
+    CLEANUP_CLOSE int fd = -1;
+    const char *slash = strrchr(path, '/');
+
+    /* "/name" lies in "/", "name" in ".". */
+    if (slash) {
+        directory = strndup(path, slash == path ? 1 : (size_t)(slash - path));
+    } else {
+        directory = strdup(".");
+    }
+    if (!directory) {
+        return -ENOMEM;
+    }
+    fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    return fsync(fd) < 0 ? -errno : 0;
+}
