@@ -28,15 +28,17 @@
  *
  * Every change names the sequence of the record that makes it; a chunk keeps
  * the last such sequence (its "version"), by which write-back finds what
- * changed and the model finds what is already durable.
+ * changed and the model finds what is already durable.  A change that finds
+ * every bit of a chunk as it wants it leaves that chunk's version alone.
  *
  * Ranges are in bytes of the drive: [offset, offset + length), length > 0 and
  * within the drive; anything else is a programming error (assert), since the
  * model has validated the request before.
  *
- * Thread: one at a time for a bitmap and all its snapshots.  The exception is
- * struct bitmap_chunk_view of a snapshot, whose bytes another thread may read
- * while the snapshot is held.
+ * Thread: one at a time for a bitmap and all that shares its buffers, which is
+ * its snapshots and what was resized from it.  The exception is struct
+ * bitmap_chunk_view of a snapshot, whose bytes another thread may read while
+ * the snapshot is held.
  */
 
 #define BITMAP_GRANULARITY_MIN UINT32_C(512)
@@ -87,13 +89,19 @@ uint32_t bitmap_chunks(const struct bitmap *bitmap);   /* chunks, >= 1 */
  * Memory for dense buffers that a change of [offset, offset + length) may need
  * is taken beforehand, so that applying a record cannot fail half way:
  * bitmap_reserve() makes the next bitmap_set() or bitmap_clear() of the same
- * range succeed.  -ENOMEM leaves the bitmap as it was.  An unused reserve is
- * kept for later (at most two buffers: a range can only cut its first and its
- * last chunk).
+ * range succeed, whatever the kinds of its chunks.  Nothing else may come in
+ * between, not even a snapshot, and reserves do not add up: reserve, change,
+ * reserve, change.  -ENOMEM leaves the bitmap as it was.  An unused reserve is
+ * kept for later: at most two buffers, since a range can only cut its first and
+ * its last chunk, and one of the last chunk's length where that is shorter.
  */
 int bitmap_reserve(struct bitmap *bitmap, uint64_t offset, uint64_t length);
 
-/* Sets every granule that the range touches.  Cannot fail after bitmap_reserve(). */
+/*
+ * Sets every granule that the range touches.  Cannot fail after
+ * bitmap_reserve(); without it, here and in bitmap_clear(), running out of
+ * memory ends the process: there is no other way not to lose the bit silently.
+ */
 void bitmap_set(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
 
 /*
@@ -135,14 +143,16 @@ uint64_t bitmap_dirty_bytes(const struct bitmap *bitmap);
  * the size).  Stores whether it is dirty and its end (exclusive; the drive's
  * size for the last).  Looks no further than @limit (rounded up to a
  * granule): a run that goes on beyond may be reported cut there, never before
- * its true end otherwise.  Pass UINT64_MAX for no limit.
+ * its true end otherwise.  A run has one granule at least, whatever the limit.
+ * Pass UINT64_MAX for no limit.
  */
 void bitmap_run(const struct bitmap *bitmap, uint64_t offset, uint64_t limit, bool *ret_dirty,
                 uint64_t *ret_end);
 
 /*
  * Finds the first dirty run at or after @offset (a multiple of the
- * granularity).  False when there is none.
+ * granularity, or the drive's size).  False when there is none.  A run that
+ * began before @offset is reported from there.
  */
 bool bitmap_next_dirty(const struct bitmap *bitmap, uint64_t offset, uint64_t *ret_offset,
                        uint64_t *ret_end);
@@ -155,14 +165,14 @@ bool bitmap_next_dirty(const struct bitmap *bitmap, uint64_t offset, uint64_t *r
  */
 int bitmap_merge(struct bitmap *target, const struct bitmap *source, uint64_t version);
 
-/* A read-only copy that shares dense buffers.  -ENOMEM.  The caller owns it (bitmap_free()). */
+/* A copy that shares dense buffers, to be read.  -ENOMEM.  The caller owns it (bitmap_free()). */
 int bitmap_snapshot(struct bitmap *bitmap, struct bitmap **ret);
 
 /*
- * A bitmap for the same drive with a new size: kept granules keep their bits,
- * a granule that the old end cut and all grown ones are dirty.  -ENOMEM,
- * -EINVAL as bitmap_new(); @bitmap itself is untouched.  All chunks get
- * @version.
+ * A bitmap for the same drive with a new size: kept granules keep their bits;
+ * when it grows, all new granules and the one that the old end cut are dirty.
+ * -ENOMEM, -EINVAL as bitmap_new(); @bitmap itself is untouched.  All chunks
+ * get @version.
  */
 int bitmap_resized(const struct bitmap *bitmap, uint64_t size_bytes, uint64_t version,
                    struct bitmap **ret);
@@ -172,16 +182,20 @@ void bitmap_chunk(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_chu
 
 /*
  * Replaces chunk @chunk by @bits (@length_bytes as bitmap_chunk_view says),
- * as read from the container.  Bits beyond the last granule must be 0
- * (-EINVAL).  -ENOMEM.  Its version becomes @version.
+ * as read from the container.  -EINVAL for another length or bits beyond the
+ * last granule that are not 0; -ENOMEM; both leave the chunk as it was.  Its
+ * version becomes @version.
  */
 int bitmap_load_chunk(struct bitmap *bitmap, uint32_t chunk, const void *bits,
                       uint32_t length_bytes, uint64_t version);
 
-/* The highest version of any chunk: whether anything changed since. */
+/* The highest version of any chunk: whether anything changed since.  Looks at every chunk. */
 uint64_t bitmap_version(const struct bitmap *bitmap);
 
-/* Bytes of heap that this bitmap holds (shared buffers counted in full), for status and limits. */
+/*
+ * Bytes of heap that this bitmap holds (shared buffers and spare ones counted
+ * in full), for status and limits.  Looks at every chunk.
+ */
 uint64_t bitmap_memory_bytes(const struct bitmap *bitmap);
 
 #endif
