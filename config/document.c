@@ -310,7 +310,12 @@ int document_walk(const char *name, const void *text, size_t bytes, document_vis
     if (!yaml_parser_initialize(&parser)) {
         return error_set_errno(error, -ENOMEM, "%s", name);
     }
-    /* Without this a byte order mark would let UTF-16 in. */
+    /* UTF-8 with or without its byte order mark, which libyaml itself would take as a column once
+     * the encoding is set; and it has to be set, or marks of UTF-16 would be believed. */
+    if (bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
+        text = (const char *)text + 3;
+        bytes -= 3;
+    }
     yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
     yaml_parser_set_input_string(&parser, text, bytes);
     for (;;) {

@@ -298,7 +298,7 @@ static const char *leaf(const char *key)
 const char *setting_nearest(const char *key, char buffer[SETTING_KEY_BYTES])
 {
     bool section = !strchr(key, '.');
-    size_t best = strlen(key) / 3 + 1; /* with more than a third wrong it is another word */
+    size_t best = strlen(leaf(key)) / 3 + 1; /* with more than a third wrong it is another word */
     const char *found = NULL;
 
     for (size_t i = 0; i < config_settings_count; i++) {
