@@ -2,21 +2,36 @@
 # A thin front for CMake and CTest: what a newcomer types.  HACKING.md tells the rest.
 JOBS ?= $(shell nproc)
 
-.PHONY: all build test demo install deps
+CMAKE_QUIET = --log-level=WARNING
+# GNU make's own job server must not reach into CMake's builds, which get -j.
+MAKEFLAGS += --no-print-directory
+
+.PHONY: all build build-asan test demo install deps
 all: build
 
+# Packages from Debian; nothing to do when they are there.
 deps:
-	./packaging/install-build-deps
+	@./packaging/install-build-deps
 
 build: deps
-	cmake --preset dev
-	cmake --build --preset dev -j $(JOBS)
+	@echo "== Build in build/"
+	@cmake --preset dev $(CMAKE_QUIET)
+	@cmake --build --preset dev -j $(JOBS)
 
-test: build
-	ctest --preset dev
+# The unit tests again, with the address and undefined-behaviour sanitizers.
+build-asan: deps
+	@echo "== Build of the unit tests with sanitizers in build-asan/"
+	@cmake --preset asan+ubsan $(CMAKE_QUIET)
+	@cmake --build --preset asan+ubsan -j $(JOBS) --target unit_tests
+
+test: build build-asan
+	@echo "== Unit tests with sanitizers"
+	@ctest --preset asan+ubsan -L unit --no-label-summary -j $(JOBS)
+	@echo "== All tests"
+	@ctest --preset dev --no-label-summary -j $(JOBS)
 
 demo: build
-	./packaging/demo build
+	@./packaging/demo build
 
 install:
-	cmake --install build
+	@cmake --install build
