@@ -3,9 +3,9 @@
 JOBS ?= $(shell nproc)
 
 CMAKE_QUIET = --log-level=WARNING
-# GNU make's own job server must not reach into CMake's builds, which get -j.
-MAKEFLAGS += --no-print-directory
 
+# One step after the other, also under make -j; the steps themselves use all processors.
+.NOTPARALLEL:
 .PHONY: all build build-asan test demo install deps
 all: build
 

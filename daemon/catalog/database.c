@@ -20,9 +20,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define SET_ASIDE_BYTES 4096
-#define BUSY_MS         5000 /* how long someone else's lock, such as a shell's, is waited for */
+#define FILE_BYTES_MIN  512  /* of a database that is not empty: one page of the smallest size */
+#define BUSY_MS         1000 /* how long someone else's lock, such as a shell's, is waited for */
 
 /* Step n makes version n + 1 out of version n. */
 static const char *const migrations[] = {
@@ -205,7 +207,19 @@ static int file_prepare(const char *path, struct error *error)
     if (!S_ISREG(status.st_mode)) {
         return error_set(error, -EINVAL, "%s: expected a regular file", path);
     }
+    /* sqlite takes anything this small for an empty database and would write over it. */
+    if (status.st_size > 0 && status.st_size < FILE_BYTES_MIN) {
+        return error_set(error, -EBADMSG, "%s: expected a database of at least %d bytes, found %jd",
+                         path, FILE_BYTES_MIN, (intmax_t)status.st_size);
+    }
     return 0;
+}
+
+static bool log_exists(const char *path)
+{
+    char log[SET_ASIDE_BYTES + 8];
+
+    return snprintf(log, sizeof log, "%s-wal", path) < (int)sizeof log && access(log, F_OK) == 0;
 }
 
 int database_open(const char *path, sqlite3 **ret, struct error *error)
@@ -226,8 +240,8 @@ int database_open(const char *path, sqlite3 **ret, struct error *error)
     /* The schema in the file is data: no function or view that it names may act. */
     (void)sqlite3_db_config(db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     (void)sqlite3_db_config(db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-    /* Until it is judged ours and sound, a log beside the file stays as it is. */
-    (void)sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    /* Until the file is judged ours and sound, a log that was left beside it stays as it is. */
+    (void)sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, log_exists(path), NULL);
     r = judge(db, path, &version, error);
     if (r == 0) {
         r = quick_check(db, path, error);
