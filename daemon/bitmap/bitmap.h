@@ -23,8 +23,8 @@
  * so the kinds are canonical and equality of kinds is equality of contents.
  *
  * Dense buffers are reference-counted and copied on write: a snapshot
- * (bitmap_snapshot()) shares them, costs one pointer per chunk, and stays as
- * it was whatever happens to the bitmap.
+ * (bitmap_snapshot()) shares them, costs a table of 24 bytes per chunk, and
+ * stays as it was whatever happens to the bitmap.
  *
  * Every change names the sequence of the record that makes it; a chunk keeps
  * the last such sequence (its "version"), by which write-back finds what
