@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The tracker's thread: the daemon's side of tracker.c, whose head has the
+ * rules for both.
+ *
+ * One turn: take what callers have queued, settle and mark it, poll, let the
+ * library send and receive.  A short loss of the connection is the library's
+ * affair: it connects, attaches and marks again by itself, and callers wait.
+ * When it gives up (or the writer was fenced) the tracker goes down: every
+ * waiting and every new write fails, while flushes go on; a connection is then
+ * sought from scratch again and again.  It counts only when the unsettled marks of
+ * this process, which the daemon may have been told to give up, were made
+ * again; so nothing that was written while the daemon was away gets lost.
+ */
+#include "client/nbdkit/tracker_private.h"
+
+#include "proto/base/checked.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Between attempts while down: twice as long each time. */
+#define RETRY_NS_FIRST UINT64_C(10000000)
+#define RETRY_NS_MAX   UINT64_C(1000000000)
+#define NS_IN_A_MS     UINT64_C(1000000)
+#define NS_IN_A_S      UINT64_C(1000000000)
+
+DEFINE_CLEANUP(bitmapd *, bitmapd_close)
+
+static uint64_t clock_now_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * NS_IN_A_S + (uint64_t)now.tv_nsec;
+}
+
+/* ---- Marks and settles ---- */
+
+/* Called by the library, without the lock. */
+static void tracker_mark_done(void *opaque, int result)
+{
+    CLEANUP_FREE struct mark_batch *batch = opaque;
+    struct tracker *tracker = batch->tracker;
+    if (result == 0) {
+        tracker->refusal_reported = false;
+    } else if (result == -ENOTCONN || result == -ECONNABORTED || result == -EOWNERDEAD) {
+        if (tracker->lost == 0) {
+            tracker->lost = result; /* goes down at the end of this turn */
+        }
+    } else if (result != -ECANCELED && !tracker->refusal_reported) {
+        tracker->refusal_reported = true;
+        tracker_report(tracker, "drive %s: bitmapd refuses marks, so writes fail: %s",
+                       tracker->drive, bitmapd_error(tracker->handle));
+    }
+
+    tracker_lock(tracker);
+    for (size_t i = 0; i < batch->count; i++) {
+        if (result == 0) {
+            batch->marks[i]->state = MARK_ACKED;
+        } else {
+            mark_refuse(tracker, batch->marks[i]);
+        }
+    }
+    tracker_wake_callers(tracker);
+    tracker_unlock(tracker);
+}
+
+/* Fails everything in to_send: it cannot be sent. */
+static void tracker_refuse_unsent(struct tracker *tracker)
+{
+    tracker_lock(tracker);
+    struct tracker_mark *mark;
+    while ((mark = TAILQ_FIRST(&tracker->to_send)) != NULL) {
+        TAILQ_REMOVE(&tracker->to_send, mark, queue);
+        mark_refuse(tracker, mark);
+    }
+    tracker_wake_callers(tracker);
+    tracker_unlock(tracker);
+}
+
+/* Sends the first @count marks of to_send as one request. */
+static int tracker_send_batch(struct tracker *tracker, size_t count)
+{
+    CLEANUP_FREE struct mark_batch *batch = malloc(sizeof *batch + count * sizeof batch->marks[0]);
+    CLEANUP_FREE struct bitmapd_range *ranges = calloc(count, sizeof *ranges);
+    if (batch == NULL || ranges == NULL) {
+        return -ENOMEM;
+    }
+    batch->tracker = tracker;
+    batch->count = count;
+    struct tracker_mark *mark = TAILQ_FIRST(&tracker->to_send);
+    for (size_t i = 0; i < count; i++) {
+        batch->marks[i] = mark;
+        ranges[i] = mark->range;
+        mark = TAILQ_NEXT(mark, queue);
+    }
+
+    uint64_t first_id = 0;
+    int r = bitmapd_aio_mark(tracker->handle, tracker->drive_id, ranges, count, &first_id,
+                             tracker_mark_done, batch);
+    if (r < 0) {
+        return r;
+    }
+    tracker_lock(tracker);
+    for (size_t i = 0; i < count; i++) {
+        TAILQ_REMOVE(&tracker->to_send, batch->marks[i], queue);
+        batch->marks[i]->id = first_id + i;
+        batch->marks[i]->state = MARK_SENT;
+    }
+    tracker_unlock(tracker);
+    STEAL(batch);
+    return 0;
+}
+
+static size_t mark_queue_length(const struct mark_queue *queue, size_t limit)
+{
+    size_t length = 0;
+    const struct tracker_mark *mark;
+    TAILQ_FOREACH (mark, queue, queue) {
+        if (length == limit) {
+            break;
+        }
+        length++;
+    }
+    return length;
+}
+
+/* Sends as much of to_send as the daemon's limit leaves room for; the rest waits for a turn. */
+static void tracker_send(struct tracker *tracker)
+{
+    while (tracker->lost == 0 && !TAILQ_EMPTY(&tracker->to_send)) {
+        size_t max = bitmapd_unsettled_max(tracker->handle);
+        size_t unsettled = bitmapd_unsettled(tracker->handle, tracker->drive_id);
+        size_t room = max > unsettled ? max - unsettled : 0;
+        int r = -EDQUOT;
+        if (room > 0) {
+            size_t count = mark_queue_length(&tracker->to_send, min_u64(room, BITMAPD_RANGES_MAX));
+            r = tracker_send_batch(tracker, count);
+        }
+        if (r == 0) {
+            continue;
+        }
+        if (r == -EDQUOT && bitmapd_pending(tracker->handle) > 0) {
+            break; /* what is on its way makes room */
+        }
+        if (!tracker->refusal_reported) {
+            tracker->refusal_reported = true;
+            tracker_report(tracker, "drive %s: cannot mark, so writes fail: %s", tracker->drive,
+                           strerror(-r));
+        }
+        tracker_refuse_unsent(tracker);
+    }
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a;
+    uint64_t y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void tracker_settle_run(struct tracker *tracker, uint64_t first_id, uint64_t count)
+{
+    int r = bitmapd_settle(tracker->handle, tracker->drive_id, first_id, count);
+    if (r < 0 && tracker->lost == 0) {
+        /* They stay dirty, which is safe, and keep us from detaching, which is said then. */
+        tracker_report(tracker, "drive %s: settling: %s", tracker->drive,
+                       bitmapd_error(tracker->handle));
+    }
+}
+
+/* Settles and frees the marks of @settled, as few runs of ids as there are. */
+static void tracker_settle(struct tracker *tracker, struct mark_queue *settled)
+{
+    size_t total = mark_queue_length(settled, SIZE_MAX);
+    if (total == 0) {
+        return;
+    }
+    if (total > tracker->ids_capacity) {
+        uint64_t *ids = reallocarray(tracker->ids, total, sizeof *ids);
+        if (ids != NULL) {
+            tracker->ids = ids;
+            tracker->ids_capacity = total;
+        }
+    }
+
+    size_t count = 0;
+    struct tracker_mark *mark;
+    while ((mark = TAILQ_FIRST(settled)) != NULL) {
+        TAILQ_REMOVE(settled, mark, queue);
+        if (tracker->handle == NULL) {
+            /* The connection that knew it is gone. */
+        } else if (total <= tracker->ids_capacity) {
+            tracker->ids[count++] = mark->id;
+        } else {
+            tracker_settle_run(tracker, mark->id, 1); /* memory is out */
+        }
+        free(mark);
+    }
+    if (count > 0) {
+        qsort(tracker->ids, count, sizeof tracker->ids[0], compare_ids);
+    }
+    for (size_t begin = 0, i = 0; i < count; i++) {
+        if (i + 1 == count || tracker->ids[i + 1] != tracker->ids[i] + 1) {
+            tracker_settle_run(tracker, tracker->ids[begin], i + 1 - begin);
+            begin = i + 1;
+        }
+    }
+
+    tracker_lock(tracker);
+    tracker->unsettled -= total;
+    tracker_wake_callers(tracker);
+    tracker_unlock(tracker);
+}
+
+/* Takes what callers have queued.  True when they will queue no more. */
+static bool tracker_take(struct tracker *tracker)
+{
+    struct mark_queue settled = TAILQ_HEAD_INITIALIZER(settled);
+    tracker_lock(tracker);
+    TAILQ_CONCAT(&tracker->to_send, &tracker->queued, queue);
+    TAILQ_CONCAT(&settled, &tracker->settled, queue);
+    bool stopping = tracker->stopping;
+    tracker_unlock(tracker);
+
+    tracker_settle(tracker, &settled); /* first: it makes room */
+    return stopping;
+}
+
+/* ---- Connection ---- */
+
+static int tracker_attach(struct tracker *tracker, bitmapd *handle, uint64_t *ret_drive_id,
+                          bool *ret_resuming, struct error *error)
+{
+    uint64_t size_bytes = 0;
+    int r = bitmapd_attach(handle, tracker->drive, tracker->writer, ret_drive_id, &size_bytes,
+                           ret_resuming);
+    if (r == -EBUSY) {
+        return error_set(error, r,
+                         "drive %s: writer %s is attached already, by another nbdkit perhaps: %s",
+                         tracker->drive, tracker->writer, bitmapd_error(handle));
+    }
+    if (r < 0) {
+        return error_set(error, r, "drive %s: attaching to bitmapd: %s", tracker->drive,
+                         bitmapd_error(handle));
+    }
+    if (size_bytes != tracker->settings.size_bytes) {
+        if (!*ret_resuming) {
+            (void)bitmapd_detach(handle, *ret_drive_id); /* leave no lost writer behind */
+        }
+        return error_set(error, -EINVAL,
+                         "drive %s: bitmapd has it with %" PRIu64 " bytes, the file has %" PRIu64
+                         " bytes; if the file is right: bitmapctl drive resize %s --size %" PRIu64,
+                         tracker->drive, size_bytes, tracker->settings.size_bytes, tracker->drive,
+                         tracker->settings.size_bytes);
+    }
+    if (bitmapd_unsettled_max(handle) == 0) {
+        return error_set(error, -EINVAL, "drive %s: bitmapd's limit of unsettled marks is 0",
+                         tracker->drive);
+    }
+    return 0;
+}
+
+/*
+ * The marks that a new connection does not know; the thread keeps those that
+ * get settled meanwhile from being freed.
+ */
+static int tracker_collect_marks(struct tracker *tracker, struct tracker_mark ***ret_marks,
+                                 size_t *ret_count)
+{
+    struct mark_queue settled = TAILQ_HEAD_INITIALIZER(settled);
+    tracker_lock(tracker);
+    TAILQ_CONCAT(&settled, &tracker->settled, queue);
+    size_t count = 0;
+    struct tracker_mark **marks = calloc(tracker->unsettled + 1, sizeof *marks);
+    for (size_t i = 0; marks != NULL && i < TRACKER_BUCKETS; i++) {
+        struct tracker_mark *mark;
+        LIST_FOREACH (mark, &tracker->buckets[i], bucket) {
+            assert(mark->state == MARK_ACKED);
+            marks[count++] = mark;
+        }
+    }
+    tracker_unlock(tracker);
+    tracker_settle(tracker, &settled);
+    if (marks == NULL) {
+        return -ENOMEM;
+    }
+    *ret_marks = marks;
+    *ret_count = count;
+    return 0;
+}
+
+static int tracker_mark_again(struct tracker *tracker, bitmapd *handle, uint64_t drive_id,
+                              struct error *error)
+{
+    CLEANUP_FREE struct tracker_mark **marks = NULL;
+    size_t count = 0;
+    int r = tracker_collect_marks(tracker, &marks, &count);
+    if (r < 0) {
+        return error_set_errno(error, r, "drive %s", tracker->drive);
+    }
+    CLEANUP_FREE struct bitmapd_range *ranges = calloc(count + 1, sizeof *ranges);
+    if (ranges == NULL) {
+        return error_set_errno(error, -ENOMEM, "drive %s", tracker->drive);
+    }
+    for (size_t i = 0; i < count; i++) {
+        ranges[i] = marks[i]->range;
+    }
+    for (size_t i = 0; i < count;) {
+        size_t n = min_u64(count - i, BITMAPD_RANGES_MAX);
+        uint64_t first_id = 0;
+        r = bitmapd_mark(handle, drive_id, ranges + i, n, &first_id);
+        if (r < 0) {
+            return error_set(error, r, "drive %s: marking %zu unsettled writes again: %s",
+                             tracker->drive, count, bitmapd_error(handle));
+        }
+        for (size_t j = 0; j < n; j++) {
+            marks[i + j]->id = first_id + j;
+        }
+        i += n;
+    }
+    return 0;
+}
+
+int tracker_connect(struct tracker *tracker, struct error *error)
+{
+    assert(tracker->handle == NULL);
+    CLEANUP(bitmapd_closep) bitmapd *handle = bitmapd_new();
+    if (handle == NULL) {
+        return error_set_errno(error, -ENOMEM, "drive %s", tracker->drive);
+    }
+    tracker->reached = false;
+    int r = bitmapd_set_client_name(handle, tracker->client_name);
+    if (r == 0) {
+        r = bitmapd_connect(handle, tracker->socket_path);
+    }
+    if (r < 0) {
+        return error_set(error, r, "drive %s: connecting to bitmapd: %s", tracker->drive,
+                         bitmapd_error(handle));
+    }
+    tracker->reached = true;
+
+    uint64_t drive_id = 0;
+    bool resuming = false;
+    r = tracker_attach(tracker, handle, &drive_id, &resuming, error);
+    if (r < 0) {
+        return r;
+    }
+    if (resuming) {
+        /* What this token's writer wrote and nobody marks again must be stable. */
+        r = tracker_flush(tracker);
+        if (r < 0) {
+            return error_set_errno(error, r, "drive %s: making earlier writes of writer %s stable",
+                                   tracker->drive, tracker->writer);
+        }
+    }
+    r = tracker_mark_again(tracker, handle, drive_id, error);
+    if (r < 0) {
+        return r;
+    }
+    if (resuming) {
+        r = bitmapd_resume(handle, drive_id);
+    }
+    if (r == 0) {
+        r = bitmapd_set_reconnect_timeout(handle, tracker->settings.reconnect_timeout_s);
+    }
+    if (r < 0) {
+        return error_set(error, r, "drive %s: resuming writer %s: %s", tracker->drive,
+                         tracker->writer, bitmapd_error(handle));
+    }
+
+    tracker->drive_id = drive_id;
+    tracker->lost = 0;
+    tracker_lock(tracker);
+    tracker->unsettled_max = bitmapd_unsettled_max(handle);
+    tracker->online = true;
+    tracker->down = false;
+    tracker_wake_callers(tracker);
+    tracker_unlock(tracker);
+    tracker->handle = STEAL(handle);
+    return 0;
+}
+
+void tracker_disconnect(struct tracker *tracker)
+{
+    bitmapd *handle = STEAL(tracker->handle);
+    if (handle == NULL) {
+        if (tracker->started) {
+            tracker_report(tracker, "drive %s: writer %s could not be detached: bitmapd is away",
+                           tracker->drive, tracker->writer);
+        }
+        return;
+    }
+    /* Nobody waits for a daemon that is away just to take leave. */
+    int r = bitmapd_set_reconnect_timeout(handle, 0);
+    if (r == 0) {
+        r = bitmapd_drain(handle);
+    }
+    if (r == 0) {
+        r = bitmapd_detach(handle, tracker->drive_id);
+    }
+    if (r < 0) {
+        tracker_report(tracker,
+                       "drive %s: writer %s could not be detached (%zu writes not known to be "
+                       "stable): %s",
+                       tracker->drive, tracker->writer, tracker->unsettled,
+                       r == -EBUSY ? "they stay marked" : bitmapd_error(handle));
+    }
+    bitmapd_close(handle);
+}
+
+static void tracker_go_down(struct tracker *tracker)
+{
+    tracker_report(tracker, "drive %s: no connection to bitmapd (%s): writes fail until it is back",
+                   tracker->drive,
+                   tracker->lost == -EOWNERDEAD ? strerror(EOWNERDEAD)
+                                                : bitmapd_error(tracker->handle));
+    tracker_lock(tracker);
+    tracker->online = false;
+    tracker->down = true;
+    TAILQ_CONCAT(&tracker->to_send, &tracker->queued, queue);
+    tracker_unlock(tracker);
+
+    tracker_refuse_unsent(tracker);
+    bitmapd_close(tracker->handle); /* completes what was sent: refused too */
+    tracker->handle = NULL;
+    tracker->retry_delay_ns = RETRY_NS_FIRST;
+    tracker->retry_at_ns = clock_now_ns() + tracker->retry_delay_ns;
+    tracker->down_reason.text[0] = '\0';
+}
+
+static void tracker_retry(struct tracker *tracker)
+{
+    struct error error = {.text = ""};
+    int r = tracker_connect(tracker, &error);
+    tracker->retry_delay_ns = min_u64(2 * tracker->retry_delay_ns, RETRY_NS_MAX);
+    tracker->retry_at_ns = clock_now_ns() + tracker->retry_delay_ns;
+    if (r == 0) {
+        tracker_report(tracker, "drive %s: connected to bitmapd again, writes go on",
+                       tracker->drive);
+    } else if (tracker->reached && strcmp(error.text, tracker->down_reason.text) != 0) {
+        /* It is back, and yet this does not end by waiting: say so, once. */
+        tracker->down_reason = error;
+        tracker_report(tracker, "%s", error.text);
+    }
+}
+
+/* ---- Thread ---- */
+
+static void tracker_note_online(struct tracker *tracker)
+{
+    bool online = bitmapd_fd(tracker->handle) >= 0;
+    size_t unsettled_max = bitmapd_unsettled_max(tracker->handle);
+    tracker_lock(tracker);
+    if (tracker->online != online || tracker->unsettled_max != unsettled_max) {
+        tracker->online = online;
+        tracker->unsettled_max = unsettled_max;
+        tracker_wake_callers(tracker);
+    }
+    tracker_unlock(tracker);
+}
+
+/* How long poll(2) may take while down. */
+static int tracker_retry_timeout_ms(const struct tracker *tracker)
+{
+    uint64_t now_ns = clock_now_ns();
+    if (now_ns >= tracker->retry_at_ns) {
+        return 0;
+    }
+    return (int)div_round_up(tracker->retry_at_ns - now_ns, NS_IN_A_MS);
+}
+
+void *tracker_thread_main(void *opaque)
+{
+    struct tracker *tracker = opaque;
+    for (;;) {
+        bool stopping = tracker_take(tracker);
+        if (stopping) {
+            return NULL;
+        }
+        struct pollfd polled[2] = {{.fd = tracker->wake_fd, .events = POLLIN}, {.fd = -1}};
+        int timeout_ms;
+        if (tracker->handle != NULL) {
+            tracker_send(tracker);
+            polled[1].fd = bitmapd_fd(tracker->handle);
+            polled[1].events = (short)bitmapd_events(tracker->handle);
+            timeout_ms = bitmapd_timeout_ms(tracker->handle);
+        } else {
+            timeout_ms = tracker_retry_timeout_ms(tracker);
+        }
+
+        (void)poll(polled, 2, timeout_ms);
+        uint64_t news;
+        ssize_t n = read(tracker->wake_fd, &news, sizeof news); /* does not block */
+        (void)n;
+
+        if (tracker->handle != NULL) {
+            int r = bitmapd_dispatch(tracker->handle, (unsigned)polled[1].revents);
+            if (r < 0) {
+                tracker->lost = r;
+            }
+            if (tracker->lost != 0) {
+                tracker_go_down(tracker);
+            } else {
+                tracker_note_online(tracker);
+            }
+        } else if (tracker_retry_timeout_ms(tracker) == 0) {
+            tracker_retry(tracker);
+        }
+    }
+}

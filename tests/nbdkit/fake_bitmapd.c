@@ -1,0 +1,563 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An imitation of libbitmapd and its daemon, for tests of what is built on
+ * them.  Ids are unique for the whole run, so that one that outlived its
+ * connection is found out.  Lock order: a handle's `busy`, then `fake.lock`.
+ */
+#include "tests/nbdkit/fake_bitmapd.h"
+
+#include "client/lib/bitmapd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define CHECK(condition)                                                                   \
+    do {                                                                                   \
+        if (!(condition)) {                                                                \
+            fprintf(stderr, "%s:%d: fake bitmapd: %s does not hold\n", __FILE__, __LINE__, \
+                    #condition);                                                           \
+            abort();                                                                       \
+        }                                                                                  \
+    } while (0)
+
+#define IDS_MAX  (1u << 20)
+#define DRIVE_ID 7
+
+struct request {
+    struct request *next;
+    uint64_t first_id;
+    size_t count;
+    bitmapd_completion *completion;
+    void *opaque;
+};
+
+struct bitmapd {
+    int fd; /* eventfd */
+    atomic_bool busy;
+    bool lost;
+    bool attached;
+    unsigned timeout_s;
+    struct request *requests; /* oldest first */
+    size_t unsettled;
+    uint64_t first_id; /* of this connection */
+};
+
+/* A mark, by its id. */
+struct mark {
+    uint32_t block;
+    uint32_t blocks; /* 0: not given out, settled or given up */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t gate;
+    bool gate_shut;
+    bool at_gate;
+    bool hold;
+    bool offline;
+    bool unreachable;
+    int attach_result;
+    bool attach_resuming;
+    int mark_result;
+    uint64_t size;
+    size_t unsettled_max;
+    uint64_t next_id;
+    bool lost_writer; /* its connection went without a detach */
+    struct mark marks[IDS_MAX];
+    unsigned over[FAKE_BLOCKS]; /* unsettled marks */
+    struct fake_counts counts;
+    struct bitmapd *handle; /* the one that is attached */
+    void (*on_free_block)(unsigned block);
+} fake = {
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+    .gate = PTHREAD_COND_INITIALIZER,
+};
+
+static void fake_lock(void)
+{
+    CHECK(pthread_mutex_lock(&fake.lock) == 0);
+}
+
+static void fake_unlock(void)
+{
+    CHECK(pthread_mutex_unlock(&fake.lock) == 0);
+}
+
+static void handle_enter(struct bitmapd *handle)
+{
+    CHECK(!atomic_exchange(&handle->busy, true));
+}
+
+static void handle_leave(struct bitmapd *handle)
+{
+    CHECK(atomic_exchange(&handle->busy, false));
+}
+
+static void handle_wake(struct bitmapd *handle)
+{
+    uint64_t one = 1;
+    if (handle != NULL) {
+        CHECK(write(handle->fd, &one, sizeof one) == sizeof one);
+    }
+}
+
+/* ---- For the test ---- */
+
+void fake_reset(void)
+{
+    fake_lock();
+    CHECK(fake.handle == NULL);
+    fake.gate_shut = fake.at_gate = fake.hold = fake.offline = fake.unreachable = false;
+    fake.attach_result = 0;
+    fake.attach_resuming = false;
+    fake.mark_result = 0;
+    fake.size = FAKE_SIZE_BYTES;
+    fake.unsettled_max = 1024;
+    fake.lost_writer = false;
+    fake.next_id = 1;
+    memset(fake.marks, 0, sizeof fake.marks);
+    memset(fake.over, 0, sizeof fake.over);
+    fake.counts = (struct fake_counts){.connects = 0};
+    fake.on_free_block = NULL;
+    fake_unlock();
+}
+
+struct fake_counts fake_counts(void)
+{
+    fake_lock();
+    struct fake_counts counts = fake.counts;
+    fake_unlock();
+    return counts;
+}
+
+#define DEFINE_SET(name, type, member) \
+    void name(type value)              \
+    {                                  \
+        fake_lock();                   \
+        fake.member = value;           \
+        handle_wake(fake.handle);      \
+        fake_unlock();                 \
+    }
+
+DEFINE_SET(fake_set_unsettled_max, size_t, unsettled_max)
+DEFINE_SET(fake_set_size, uint64_t, size)
+DEFINE_SET(fake_set_mark_result, int, mark_result)
+DEFINE_SET(fake_set_unreachable, bool, unreachable)
+DEFINE_SET(fake_hold_replies, bool, hold)
+DEFINE_SET(fake_set_offline, bool, offline)
+
+void fake_set_attach(int result, bool resuming)
+{
+    fake_lock();
+    fake.attach_result = result;
+    fake.attach_resuming = resuming;
+    fake_unlock();
+}
+
+void fake_set_on_free_block(void (*on_free_block)(unsigned block))
+{
+    fake_lock();
+    fake.on_free_block = on_free_block;
+    fake_unlock();
+}
+
+void fake_shut_gate(bool shut)
+{
+    fake_lock();
+    fake.gate_shut = shut;
+    CHECK(pthread_cond_broadcast(&fake.gate) == 0);
+    handle_wake(fake.handle);
+    fake_unlock();
+}
+
+bool fake_is_at_gate(void)
+{
+    fake_lock();
+    bool at_gate = fake.at_gate;
+    fake_unlock();
+    return at_gate;
+}
+
+void fake_break_connection(void)
+{
+    fake_lock();
+    if (fake.handle != NULL) {
+        fake.handle->lost = true;
+        handle_wake(fake.handle);
+    }
+    fake_unlock();
+}
+
+unsigned fake_marks_over(uint64_t offset_bytes, uint64_t length_bytes)
+{
+    fake_lock();
+    unsigned fewest = UINT32_MAX;
+    for (uint64_t block = offset_bytes / FAKE_BLOCK_BYTES;
+         block <= (offset_bytes + length_bytes - 1) / FAKE_BLOCK_BYTES; block++) {
+        if (fake.over[block] < fewest) {
+            fewest = fake.over[block];
+        }
+    }
+    fake_unlock();
+    return fewest;
+}
+
+/* ---- The daemon; with the lock ---- */
+
+static void daemon_mark(uint64_t id, const struct bitmapd_range *range)
+{
+    CHECK(range->length > 0 && range->offset < FAKE_SIZE_BYTES &&
+          range->length <= FAKE_SIZE_BYTES - range->offset);
+    uint64_t first = range->offset / FAKE_BLOCK_BYTES;
+    uint64_t last = (range->offset + range->length - 1) / FAKE_BLOCK_BYTES;
+    CHECK(id < IDS_MAX);
+    fake.marks[id] =
+        (struct mark){.block = (uint32_t)first, .blocks = (uint32_t)(last - first + 1)};
+    for (uint64_t block = first; block <= last; block++) {
+        fake.over[block]++;
+    }
+    fake.counts.last_offset_bytes = range->offset;
+    fake.counts.last_length_bytes = range->length;
+}
+
+static void daemon_unmark(uint64_t id)
+{
+    struct mark *mark = &fake.marks[id];
+    CHECK(mark->blocks > 0);
+    for (uint32_t i = 0; i < mark->blocks; i++) {
+        uint32_t block = mark->block + i;
+        CHECK(fake.over[block] > 0);
+        if (--fake.over[block] == 0 && fake.on_free_block != NULL) {
+            fake.on_free_block(block);
+        }
+    }
+    mark->blocks = 0;
+}
+
+static uint64_t handle_take_ranges(struct bitmapd *handle, const struct bitmapd_range *ranges,
+                                   size_t count)
+{
+    uint64_t first_id = fake.next_id;
+    fake.next_id += count;
+    for (size_t i = 0; i < count; i++) {
+        daemon_mark(first_id + i, &ranges[i]);
+    }
+    handle->unsettled += count;
+    CHECK(handle->unsettled <= fake.unsettled_max);
+    fake.counts.mark_calls++;
+    fake.counts.marks += (unsigned)count;
+    fake.counts.unsettled = (unsigned)handle->unsettled;
+    if (fake.counts.unsettled > fake.counts.unsettled_most) {
+        fake.counts.unsettled_most = fake.counts.unsettled;
+    }
+    if (count > fake.counts.ranges_most) {
+        fake.counts.ranges_most = (unsigned)count;
+    }
+    return first_id;
+}
+
+/* A refused request leaves no marks. */
+static void handle_drop_marks(struct bitmapd *handle, const struct request *request)
+{
+    for (size_t i = 0; i < request->count; i++) {
+        daemon_unmark(request->first_id + i);
+    }
+    handle->unsettled -= request->count;
+    fake.counts.unsettled = (unsigned)handle->unsettled;
+}
+
+/* ---- libbitmapd ---- */
+
+bitmapd *bitmapd_new(void)
+{
+    struct bitmapd *handle = calloc(1, sizeof *handle);
+    CHECK(handle != NULL);
+    handle->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    CHECK(handle->fd >= 0);
+    return handle;
+}
+
+/* Completes every request with @result, which is not 0. */
+static void handle_fail_all(struct bitmapd *handle, int result)
+{
+    struct request *request;
+    while ((request = handle->requests) != NULL) {
+        handle->requests = request->next;
+        request->completion(request->opaque, result);
+        free(request);
+    }
+}
+
+void bitmapd_close(bitmapd *handle)
+{
+    if (handle == NULL) {
+        return;
+    }
+    handle_enter(handle);
+    handle_fail_all(handle, -ECANCELED);
+    fake_lock();
+    if (fake.handle == handle) {
+        fake.handle = NULL;
+        fake.lost_writer = true;
+    }
+    fake_unlock();
+    handle_leave(handle);
+    (void)close(handle->fd);
+    free(handle);
+}
+
+int bitmapd_set_client_name(bitmapd *handle, const char *name)
+{
+    (void)handle;
+    CHECK(name[0] != '\0');
+    return 0;
+}
+
+int bitmapd_set_reconnect_timeout(bitmapd *handle, unsigned seconds)
+{
+    handle->timeout_s = seconds;
+    return 0;
+}
+
+int bitmapd_connect(bitmapd *handle, const char *path)
+{
+    (void)handle;
+    CHECK(path == NULL || path[0] == '/');
+    fake_lock();
+    fake.counts.connects++;
+    int r = fake.unreachable ? -ECONNREFUSED : 0;
+    fake_unlock();
+    return r;
+}
+
+const char *bitmapd_error(const bitmapd *handle)
+{
+    CHECK(handle != NULL);
+    return "words of the fake";
+}
+
+int bitmapd_fd(const bitmapd *handle)
+{
+    fake_lock();
+    int fd = fake.offline || handle->lost ? -1 : handle->fd;
+    fake_unlock();
+    return fd;
+}
+
+unsigned bitmapd_events(const bitmapd *handle)
+{
+    (void)handle;
+    return POLLIN;
+}
+
+int bitmapd_timeout_ms(const bitmapd *handle)
+{
+    fake_lock();
+    int timeout_ms = fake.offline || handle->lost ? 1 : -1;
+    fake_unlock();
+    return timeout_ms;
+}
+
+static void dispatch_gate(void)
+{
+    fake.at_gate = fake.gate_shut;
+    while (fake.gate_shut) {
+        CHECK(pthread_cond_wait(&fake.gate, &fake.lock) == 0);
+    }
+    fake.at_gate = false;
+}
+
+/* The oldest request if it is time for its reply, with what that says. */
+static struct request *dispatch_next(struct bitmapd *handle, int *ret_result)
+{
+    fake_lock();
+    struct request *request = NULL;
+    if (!fake.hold && !fake.offline && !handle->lost && handle->requests != NULL) {
+        request = handle->requests;
+        handle->requests = request->next;
+        *ret_result = fake.mark_result;
+        if (*ret_result < 0) {
+            handle_drop_marks(handle, request);
+        }
+    }
+    fake_unlock();
+    return request;
+}
+
+int bitmapd_dispatch(bitmapd *handle, unsigned revents)
+{
+    (void)revents;
+    handle_enter(handle);
+    uint64_t news;
+    ssize_t n = read(handle->fd, &news, sizeof news);
+    (void)n;
+    fake_lock();
+    dispatch_gate();
+    fake.counts.dispatches++;
+    bool lost = handle->lost;
+    fake_unlock();
+
+    struct request *request;
+    int result;
+    while ((request = dispatch_next(handle, &result)) != NULL) {
+        request->completion(request->opaque, result);
+        free(request);
+    }
+    if (lost) {
+        handle_fail_all(handle, -ENOTCONN);
+    }
+    handle_leave(handle);
+    return lost ? -ENOTCONN : 0;
+}
+
+size_t bitmapd_pending(const bitmapd *handle)
+{
+    size_t pending = 0;
+    for (const struct request *request = handle->requests; request != NULL;
+         request = request->next) {
+        pending++;
+    }
+    return pending;
+}
+
+int bitmapd_drain(bitmapd *handle)
+{
+    CHECK(handle->requests == NULL);
+    return handle->lost || fake.offline ? -ENOTCONN : 0;
+}
+
+int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, uint64_t *ret_drive_id,
+                   uint64_t *ret_size, bool *ret_resuming)
+{
+    handle_enter(handle);
+    CHECK(strcmp(drive, "vm1") == 0 && strcmp(writer, "nbdkit-vm1") == 0);
+    fake_lock();
+    CHECK(fake.handle == NULL);
+    int r = fake.attach_result;
+    if (r == 0) {
+        fake.counts.attaches++;
+        fake.counts.unsettled = 0;
+        *ret_drive_id = DRIVE_ID;
+        *ret_size = fake.size;
+        *ret_resuming = fake.attach_resuming || fake.lost_writer;
+        fake.handle = handle;
+        handle->attached = true;
+        handle->first_id = fake.next_id;
+    }
+    fake_unlock();
+    handle_leave(handle);
+    return r;
+}
+
+int bitmapd_resume(bitmapd *handle, uint64_t drive_id)
+{
+    handle_enter(handle);
+    CHECK(handle->attached && drive_id == DRIVE_ID);
+    fake_lock();
+    fake.counts.resumes++;
+    for (uint64_t id = 1; id < handle->first_id; id++) {
+        if (fake.marks[id].blocks > 0) {
+            daemon_unmark(id);
+        }
+    }
+    fake.lost_writer = false;
+    fake.attach_resuming = false;
+    fake_unlock();
+    handle_leave(handle);
+    return 0;
+}
+
+int bitmapd_detach(bitmapd *handle, uint64_t drive_id)
+{
+    handle_enter(handle);
+    CHECK(handle->attached && drive_id == DRIVE_ID);
+    int r = -EBUSY;
+    if (handle->unsettled == 0) {
+        fake_lock();
+        fake.counts.detaches++;
+        fake.handle = NULL;
+        fake_unlock();
+        handle->attached = false;
+        r = 0;
+    }
+    handle_leave(handle);
+    return r;
+}
+
+int bitmapd_aio_mark(bitmapd *handle, uint64_t drive_id, const struct bitmapd_range *ranges,
+                     size_t count, uint64_t *ret_first_id, bitmapd_completion *completion,
+                     void *opaque)
+{
+    handle_enter(handle);
+    CHECK(handle->attached && drive_id == DRIVE_ID && count > 0 && count <= BITMAPD_RANGES_MAX);
+    struct request *request = calloc(1, sizeof *request);
+    CHECK(request != NULL);
+    fake_lock();
+    *request = (struct request){
+        .first_id = handle_take_ranges(handle, ranges, count),
+        .count = count,
+        .completion = completion,
+        .opaque = opaque,
+    };
+    fake_unlock();
+    *ret_first_id = request->first_id;
+    struct request **end = &handle->requests;
+    while (*end != NULL) {
+        end = &(*end)->next;
+    }
+    *end = request;
+    handle_wake(handle);
+    handle_leave(handle);
+    return 0;
+}
+
+int bitmapd_mark(bitmapd *handle, uint64_t drive_id, const struct bitmapd_range *ranges,
+                 size_t count, uint64_t *ret_first_id)
+{
+    handle_enter(handle);
+    CHECK(handle->attached && drive_id == DRIVE_ID && count > 0 && count <= BITMAPD_RANGES_MAX);
+    fake_lock();
+    *ret_first_id = handle_take_ranges(handle, ranges, count);
+    fake_unlock();
+    handle_leave(handle);
+    return 0;
+}
+
+int bitmapd_settle(bitmapd *handle, uint64_t drive_id, uint64_t first_id, uint64_t count)
+{
+    handle_enter(handle);
+    CHECK(handle->attached && drive_id == DRIVE_ID && count > 0);
+    CHECK(first_id >= handle->first_id);
+    fake_lock();
+    for (uint64_t i = 0; i < count; i++) {
+        daemon_unmark(first_id + i);
+    }
+    handle->unsettled -= count;
+    fake.counts.settled += (unsigned)count;
+    fake.counts.unsettled = (unsigned)handle->unsettled;
+    fake_unlock();
+    handle_leave(handle);
+    return 0;
+}
+
+size_t bitmapd_unsettled(const bitmapd *handle, uint64_t drive_id)
+{
+    CHECK(drive_id == DRIVE_ID);
+    return handle->unsettled;
+}
+
+size_t bitmapd_unsettled_max(const bitmapd *handle)
+{
+    (void)handle;
+    fake_lock();
+    size_t max = fake.unsettled_max;
+    fake_unlock();
+    return max;
+}
