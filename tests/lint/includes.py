@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Folders are layers: an include points down, is written from the root, and every .c is built."""
+
+import os
+import re
+
+# Each folder with the folders right below it; what is below those may be included too.
+LAYERS = {
+    "proto/base": [],
+    "proto": ["proto/base"],
+    "config": ["proto/base"],
+    "client/lib": ["proto"],
+    "client/ctl": ["client/lib"],
+    "client/nbdkit": ["client/lib"],
+    "daemon/base": ["proto/base"],
+    "daemon/bitmap": ["daemon/base"],
+    "daemon/container": ["daemon/base"],
+    "daemon/journal": ["daemon/base"],
+    "daemon/catalog": ["daemon/base"],
+    "daemon/drive": ["daemon/bitmap", "daemon/container", "daemon/journal", "daemon/catalog"],
+    "daemon/server": ["daemon/drive", "proto"],
+    "daemon/app": ["daemon/server", "config"],
+}
+
+# A path and the folders that it alone may include from beside its layer's.
+EXCEPTIONS = {
+    # The offline container verbs work on the file itself.
+    "client/ctl/container.c": ["daemon/container"],
+}
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]*)"')
+
+
+def below(folder):
+    """The folder and all that it may include from."""
+    found = {folder}
+    for lower in LAYERS.get(folder, []):
+        found |= below(lower)
+    return found
+
+
+def allowed(path):
+    folder = os.path.dirname(path)
+    found = below(folder)
+    for other in EXCEPTIONS.get(path, []):
+        found |= below(other)
+    return found
+
+
+def check_include(tree, path, number, target):
+    where = f"{path}:{number}"
+    if "/" not in target or target.startswith("/") or ".." in target.split("/"):
+        return [f'{where}: "{target}" is not written from the project\'s root']
+    if target not in tree.paths:
+        return [f'{where}: "{target}" is not a file of the project']
+    folder, into = os.path.dirname(path), os.path.dirname(target)
+    if folder.startswith("tests/"):
+        # Tests may look into every layer, but not into each other.
+        if into.startswith("tests/") and into not in (folder, "tests/common"):
+            return [f'{where}: a test of {folder} includes "{target}"']
+        return []
+    if folder not in LAYERS:
+        return [f"{where}: {folder} is not in the table of layers"]
+    if into not in allowed(path):
+        return [f'{where}: {folder} must not include "{target}"']
+    return []
+
+
+def listed_sources(tree):
+    """Every path that some CMakeLists.txt names."""
+    found = set()
+    for path in tree.paths:
+        if os.path.basename(path) != "CMakeLists.txt":
+            continue
+        folder = os.path.dirname(path)
+        text = re.sub(r"#.*", "", tree.read(path))
+        for word in re.findall(r"[^\s()\"]+\.c\b", text):
+            if word.startswith("${PROJECT_SOURCE_DIR}/"):
+                found.add(os.path.normpath(word[len("${PROJECT_SOURCE_DIR}/"):]))
+            else:
+                found.add(os.path.normpath(os.path.join(folder, word)))
+    return found
+
+
+def check(tree):
+    problems = []
+    listed = listed_sources(tree)
+    for path in tree.with_suffix(".c", ".h"):
+        for number, line in enumerate(tree.read(path).splitlines(), 1):
+            match = INCLUDE.match(line)
+            if match:
+                problems += check_include(tree, path, number, match.group(1))
+        if path.endswith(".c") and path not in listed:
+            problems.append(f"{path}: no CMakeLists.txt lists it")
+    return problems
