@@ -76,3 +76,8 @@ void frame_encode_header(uint8_t header[FRAME_HEADER_BYTES], const struct frame 
     header[HEADER_STATUS] = frame->status;
     store_le64(header + HEADER_COOKIE, frame->cookie);
 }
+
+void frame_set_cookie(uint8_t header[FRAME_HEADER_BYTES], uint64_t cookie)
+{
+    store_le64(header + HEADER_COOKIE, cookie);
+}

@@ -50,4 +50,7 @@ int frame_decode(const uint8_t *buffer, size_t bytes, uint32_t limit, struct fra
 /* Writes the 16 bytes of a header for @payload_bytes of payload. */
 void frame_encode_header(uint8_t header[FRAME_HEADER_BYTES], const struct frame *frame);
 
+/* Gives an encoded frame another cookie. */
+void frame_set_cookie(uint8_t header[FRAME_HEADER_BYTES], uint64_t cookie);
+
 #endif

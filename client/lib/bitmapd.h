@@ -10,6 +10,8 @@
 extern "C" {
 #endif
 
+#pragma GCC visibility push(default)
+
 /*
  * libbitmapd: talks to bitmapd, which keeps dirty bitmaps of raw drives.
  *
@@ -77,7 +79,7 @@ int bitmapd_status_code(const bitmapd *handle);
 
 /* ---- Event loop ---- */
 
-int bitmapd_fd(const bitmapd *handle);         /* -1: none at the moment */
+int bitmapd_fd(const bitmapd *handle);          /* -1: none at the moment */
 unsigned bitmapd_events(const bitmapd *handle); /* POLLIN and POLLOUT as poll(2) */
 int bitmapd_timeout_ms(const bitmapd *handle);  /* as poll(2): -1 for none */
 /*
@@ -133,8 +135,7 @@ int bitmapd_drive_add(bitmapd *handle, const char *name, const char *path, uint6
                       int durability, uint32_t granularity, struct bitmapd_drive *ret);
 int bitmapd_drive_show(bitmapd *handle, const char *name, struct bitmapd_drive *ret);
 int bitmapd_drive_list(bitmapd *handle,
-                       void (*each)(void *opaque, const struct bitmapd_drive *drive),
-                       void *opaque);
+                       void (*each)(void *opaque, const struct bitmapd_drive *drive), void *opaque);
 int bitmapd_drive_set(bitmapd *handle, const char *name, int durability, uint32_t granularity);
 int bitmapd_drive_rename(bitmapd *handle, const char *name, const char *new_name);
 int bitmapd_drive_resize(bitmapd *handle, const char *name, uint64_t size);
@@ -208,8 +209,7 @@ struct bitmapd_map_callbacks {
  * received and its count and checksum agree.  @ret_crc32c may be NULL.
  */
 int bitmapd_map(bitmapd *handle, const char *bitmap, uint64_t offset,
-                const struct bitmapd_map_callbacks *callbacks, void *opaque,
-                uint32_t *ret_crc32c);
+                const struct bitmapd_map_callbacks *callbacks, void *opaque, uint32_t *ret_crc32c);
 
 /* ---- Writers ---- */
 
@@ -286,6 +286,8 @@ struct bitmapd_daemon_status {
 };
 
 int bitmapd_get_status(bitmapd *handle, struct bitmapd_daemon_status *ret);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }
