@@ -39,6 +39,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -46,6 +47,10 @@
 #include <sys/eventfd.h>
 
 #define REPORT_BYTES_MAX 1024u
+
+/* The daemon may take a moment to see that our predecessor has died. */
+#define BUSY_TRIES   10u
+#define BUSY_WAIT_MS 50
 
 void tracker_report(struct tracker *tracker, const char *format, ...)
 {
@@ -394,7 +399,13 @@ int tracker_new(const struct tracker_settings *settings, struct tracker **ret_tr
     if (r < 0) {
         return error_set_errno(error, r, "drive %s", settings->drive);
     }
-    r = tracker_connect(tracker, error);
+    for (unsigned i = 0; i < BUSY_TRIES; i++) {
+        r = tracker_connect(tracker, error);
+        if (r != -EBUSY) {
+            break;
+        }
+        (void)poll(NULL, 0, BUSY_WAIT_MS);
+    }
     if (r < 0) {
         return r;
     }

@@ -86,8 +86,9 @@ struct tracker {
     bool reached;         /* by the last attempt to connect */
     uint64_t retry_at_ns; /* CLOCK_MONOTONIC; while down */
     uint64_t retry_delay_ns;
-    struct error down_reason; /* last reported one of a daemon that is there, or "" */
-    uint64_t *ids;            /* scratch */
+    struct error down_reason; /* the last one of a daemon that is there, or "" */
+    bool down_reason_reported;
+    uint64_t *ids; /* scratch */
     size_t ids_capacity;
 };
 

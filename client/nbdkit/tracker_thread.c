@@ -149,6 +149,11 @@ static void tracker_send(struct tracker *tracker)
         if (r == -EDQUOT && bitmapd_pending(tracker->handle) > 0) {
             break; /* what is on its way makes room */
         }
+        if (r != -EDQUOT && r != -ENOMEM) {
+            /* The library takes no marks any more: the writer was fenced, say. */
+            tracker->lost = r;
+            break;
+        }
         if (!tracker->refusal_reported) {
             tracker->refusal_reported = true;
             tracker_report(tracker, "drive %s: cannot mark, so writes fail: %s", tracker->drive,
@@ -168,10 +173,11 @@ static int compare_ids(const void *a, const void *b)
 static void tracker_settle_run(struct tracker *tracker, uint64_t first_id, uint64_t count)
 {
     int r = bitmapd_settle(tracker->handle, tracker->drive_id, first_id, count);
-    if (r < 0 && tracker->lost == 0) {
+    if (r == -ENOMEM) {
         /* They stay dirty, which is safe, and keep us from detaching, which is said then. */
-        tracker_report(tracker, "drive %s: settling: %s", tracker->drive,
-                       bitmapd_error(tracker->handle));
+        tracker_report(tracker, "drive %s: settling: %s", tracker->drive, strerror(-r));
+    } else if (r < 0 && tracker->lost == 0) {
+        tracker->lost = r;
     }
 }
 
@@ -398,7 +404,7 @@ void tracker_disconnect(struct tracker *tracker)
         return;
     }
     /* Nobody waits for a daemon that is away just to take leave. */
-    int r = bitmapd_set_reconnect_timeout(handle, 0);
+    int r = bitmapd_fd(handle) < 0 ? -ENOTCONN : bitmapd_set_reconnect_timeout(handle, 0);
     if (r == 0) {
         r = bitmapd_drain(handle);
     }
@@ -410,17 +416,26 @@ void tracker_disconnect(struct tracker *tracker)
                        "drive %s: writer %s could not be detached (%zu writes not known to be "
                        "stable): %s",
                        tracker->drive, tracker->writer, tracker->unsettled,
-                       r == -EBUSY ? "they stay marked" : bitmapd_error(handle));
+                       r == -EBUSY      ? "they stay marked"
+                       : r == -ENOTCONN ? "bitmapd is away"
+                                        : bitmapd_error(handle));
     }
     bitmapd_close(handle);
+}
+
+/* Why the handle is of no more use; the library has no words for what came with a completion. */
+static const char *tracker_lost_words(const struct tracker *tracker)
+{
+    const char *words = bitmapd_error(tracker->handle);
+    return words[0] != '\0' ? words : strerror(-tracker->lost);
 }
 
 static void tracker_go_down(struct tracker *tracker)
 {
     tracker_report(tracker, "drive %s: no connection to bitmapd (%s): writes fail until it is back",
                    tracker->drive,
-                   tracker->lost == -EOWNERDEAD ? strerror(EOWNERDEAD)
-                                                : bitmapd_error(tracker->handle));
+                   tracker->lost == -EOWNERDEAD ? "the writer was given up"
+                                                : tracker_lost_words(tracker));
     tracker_lock(tracker);
     tracker->online = false;
     tracker->down = true;
@@ -433,6 +448,7 @@ static void tracker_go_down(struct tracker *tracker)
     tracker->retry_delay_ns = RETRY_NS_FIRST;
     tracker->retry_at_ns = clock_now_ns() + tracker->retry_delay_ns;
     tracker->down_reason.text[0] = '\0';
+    tracker->down_reason_reported = false;
 }
 
 static void tracker_retry(struct tracker *tracker)
@@ -444,10 +460,15 @@ static void tracker_retry(struct tracker *tracker)
     if (r == 0) {
         tracker_report(tracker, "drive %s: connected to bitmapd again, writes go on",
                        tracker->drive);
-    } else if (tracker->reached && strcmp(error.text, tracker->down_reason.text) != 0) {
-        /* It is back, and yet this does not end by waiting: say so, once. */
+    } else if (tracker->reached) {
+        /* It is back, and yet this does not end.  Said once, and not at the first time: the daemon
+         * may take a moment to see that our old connection is gone. */
+        bool again = strcmp(error.text, tracker->down_reason.text) == 0;
+        if (again && !tracker->down_reason_reported) {
+            tracker_report(tracker, "%s", error.text);
+        }
+        tracker->down_reason_reported = again;
         tracker->down_reason = error;
-        tracker_report(tracker, "%s", error.text);
     }
 }
 
@@ -490,7 +511,7 @@ void *tracker_thread_main(void *opaque)
             tracker_send(tracker);
             polled[1].fd = bitmapd_fd(tracker->handle);
             polled[1].events = (short)bitmapd_events(tracker->handle);
-            timeout_ms = bitmapd_timeout_ms(tracker->handle);
+            timeout_ms = tracker->lost != 0 ? 0 : bitmapd_timeout_ms(tracker->handle);
         } else {
             timeout_ms = tracker_retry_timeout_ms(tracker);
         }
@@ -502,7 +523,7 @@ void *tracker_thread_main(void *opaque)
 
         if (tracker->handle != NULL) {
             int r = bitmapd_dispatch(tracker->handle, (unsigned)polled[1].revents);
-            if (r < 0) {
+            if (r < 0 && tracker->lost == 0) {
                 tracker->lost = r;
             }
             if (tracker->lost != 0) {

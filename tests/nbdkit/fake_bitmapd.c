@@ -42,6 +42,7 @@ struct bitmapd {
     int fd; /* eventfd */
     atomic_bool busy;
     bool lost;
+    bool fenced;
     bool attached;
     unsigned timeout_s;
     struct request *requests; /* oldest first */
@@ -192,6 +193,14 @@ void fake_break_connection(void)
         fake.handle->lost = true;
         handle_wake(fake.handle);
     }
+    fake_unlock();
+}
+
+void fake_fence(void)
+{
+    fake_lock();
+    CHECK(fake.handle != NULL);
+    fake.handle->fenced = true;
     fake_unlock();
 }
 
@@ -365,6 +374,14 @@ int bitmapd_timeout_ms(const bitmapd *handle)
     return timeout_ms;
 }
 
+static bool handle_is_fenced(const struct bitmapd *handle)
+{
+    fake_lock();
+    bool fenced = handle->fenced;
+    fake_unlock();
+    return fenced;
+}
+
 static void dispatch_gate(void)
 {
     fake.at_gate = fake.gate_shut;
@@ -497,6 +514,10 @@ int bitmapd_aio_mark(bitmapd *handle, uint64_t drive_id, const struct bitmapd_ra
 {
     handle_enter(handle);
     CHECK(handle->attached && drive_id == DRIVE_ID && count > 0 && count <= BITMAPD_RANGES_MAX);
+    if (handle_is_fenced(handle)) {
+        handle_leave(handle);
+        return -EOWNERDEAD;
+    }
     struct request *request = calloc(1, sizeof *request);
     CHECK(request != NULL);
     fake_lock();
@@ -535,6 +556,10 @@ int bitmapd_settle(bitmapd *handle, uint64_t drive_id, uint64_t first_id, uint64
     handle_enter(handle);
     CHECK(handle->attached && drive_id == DRIVE_ID && count > 0);
     CHECK(first_id >= handle->first_id);
+    if (handle_is_fenced(handle)) {
+        handle_leave(handle);
+        return -EOWNERDEAD;
+    }
     fake_lock();
     for (uint64_t i = 0; i < count; i++) {
         daemon_unmark(first_id + i);

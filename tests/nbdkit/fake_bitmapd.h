@@ -58,6 +58,8 @@ bool fake_is_at_gate(void);
 void fake_set_offline(bool offline);
 /* The connection is lost for good: its marks stay until a later connection resumes. */
 void fake_break_connection(void);
+/* The writer was given up: marks and settles are refused until it attaches anew. */
+void fake_fence(void);
 
 /* Marks, on any connection, that keep the block dirty; the fewest of the range's blocks. */
 unsigned fake_marks_over(uint64_t offset_bytes, uint64_t length_bytes);

@@ -565,6 +565,35 @@ static void test_fenced_writer_attaches_again(void **state)
     assert_int_equal(fake_counts().detaches, 1);
 }
 
+static void test_fence_found_by_a_mark(void **state)
+{
+    (void)state;
+    struct tracker *tracker = harness_start(1);
+    struct writer *across = writer_begin(tracker, 4096, 512);
+    assert_int_equal(writer_wait(across), 0);
+    fake_fence();
+    struct tracker_mark *mark = NULL;
+    assert_int_equal(tracker_write_begin(tracker, 0, 512, &mark), -EIO);
+    harness_wait(fake_counts().attaches == 2 && harness_online(tracker));
+    writer_end(across, false);
+    harness_write(tracker, 0, 512);
+    harness_stop(tracker);
+    assert_int_equal(fake_counts().detaches, 1);
+}
+
+static void test_fence_found_by_a_settle(void **state)
+{
+    (void)state;
+    struct tracker *tracker = harness_start(1);
+    harness_write(tracker, 0, 512);
+    fake_fence();
+    assert_int_equal(tracker_flush(tracker), 0);
+    harness_wait(fake_counts().attaches == 2 && harness_online(tracker));
+    harness_write(tracker, 0, 512);
+    harness_stop(tracker);
+    assert_int_equal(fake_counts().detaches, 1);
+}
+
 static void test_stop_while_away(void **state)
 {
     (void)state;
@@ -614,6 +643,8 @@ int main(void)
         TEST(test_long_outage),
         TEST(test_outage_that_a_resize_prolongs),
         TEST(test_fenced_writer_attaches_again),
+        TEST(test_fence_found_by_a_mark),
+        TEST(test_fence_found_by_a_settle),
         TEST(test_stop_while_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
