@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""lint.py includes|sources|style ROOT: prints what is wrong; 0 clean, 1 not, 77 not checked."""
+"""lint.py includes|protocol|sources|style ROOT: prints what is wrong; 0 clean, 1 not, 77 not checked."""
 
 import os
 import sys
 
 import includes
+import protocol
 import sources
 import style
 from tree import Tree
 
-CHECKS = {"includes": includes.check, "sources": sources.check, "style": style.check}
+CHECKS = {
+    "includes": includes.check,
+    "protocol": protocol.check,
+    "sources": sources.check,
+    "style": style.check,
+}
 
 
 def main(arguments):
