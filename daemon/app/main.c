@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * bitmapd: wiring.
+ *
+ * Start: options, configuration, model (which blocks, before the loop runs),
+ * sockets, READY=1.  End, on SIGTERM or SIGINT: STOPPING=1, sessions end, the
+ * model writes everything back and marks the container clean, every handle is
+ * closed, the loop runs dry.
+ */
+#include "daemon/app/app.h"
+
+#include "daemon/base/log.h"
+#include "proto/base/cleanup.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+
+static void model_closed(void *opaque, int r)
+{
+    struct app *app = opaque;
+    if (r < 0) {
+        log_error("the last write-back failed: the container is not marked clean");
+        app->exit_status = EXIT_FAILURE;
+    } else {
+        log_info("stopped cleanly");
+    }
+    app->model = NULL;
+}
+
+static void server_closed(void *opaque)
+{
+    struct app *app = opaque;
+    app->server = NULL;
+    model_close(app->model, model_closed, app);
+}
+
+static void stop(struct app *app)
+{
+    if (app->stopping) {
+        return;
+    }
+    app->stopping = true;
+    (void)sd_notify(0, "STOPPING=1\nSTATUS=Writing back");
+    for (size_t i = 0; i < sizeof app->signals / sizeof app->signals[0]; i++) {
+        if (app->signals[i].loop) {
+            uv_close((uv_handle_t *)&app->signals[i], NULL);
+        }
+    }
+    server_close(app->server, server_closed, app);
+}
+
+static void hup_done(void *opaque, int r, const struct error *error)
+{
+    /* app_reload() has said it in the log. */
+    (void)opaque;
+    (void)r;
+    (void)error;
+}
+
+static void signal_received(uv_signal_t *handle, int number)
+{
+    struct app *app = handle->data;
+
+    if (number == SIGHUP) {
+        app_reload(app, hup_done, NULL);
+        return;
+    }
+    log_info("stopping on SIG%s", sigabbrev_np(number));
+    stop(app);
+}
+
+static int watch_signals(struct app *app, struct error *error)
+{
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        (void)uv_signal_init(&app->loop, &app->signals[i]);
+        app->signals[i].data = app;
+        int r = uv_signal_start(&app->signals[i], signal_received, numbers[i]);
+        if (r < 0) {
+            return error_set(error, r, "cannot watch signals: %s", uv_strerror(r));
+        }
+    }
+    return 0;
+}
+
+/* The service manager's sockets, or one of our own. */
+static int listen_all(struct app *app, struct error *error)
+{
+    int count = sd_listen_fds(1);
+    if (count < 0) {
+        return error_set_errno(error, count, "cannot take the sockets passed in");
+    }
+    if (count > 1) {
+        return error_set(error, -EINVAL, "expected one socket to be passed in, got %d", count);
+    }
+    if (count == 1) {
+        if (sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_STREAM, 1, NULL, 0) <= 0) {
+            return error_set(error, -EINVAL,
+                             "the socket passed in is not a listening Unix stream socket");
+        }
+        log_notice("listening on the socket passed in; socket.path, socket.mode and socket.group "
+                   "are ignored");
+        return server_listen_fd(app->server, SD_LISTEN_FDS_START, error);
+    }
+    gid_t group;
+    int r = settings_group(&app->config, &group, error);
+    if (r < 0) {
+        return r;
+    }
+    r = server_listen(app->server, app->config.socket.path, app->config.socket.mode, group, error);
+    if (r == 0) {
+        log_info("listening on %s", app->config.socket.path);
+    }
+    return r;
+}
+
+static int start(struct app *app, struct error *error)
+{
+    struct model_settings model_settings;
+    struct server_settings server_settings;
+    struct server_hooks hooks = {.reload = app_reload, .opaque = app};
+
+    settings_for_model(&app->config, &model_settings);
+    int r = model_open(&app->loop, &model_settings, app->options.open_flags, &app->model, error);
+    if (r < 0) {
+        return r;
+    }
+    settings_for_server(&app->config, &server_settings);
+    r = server_new(&app->loop, app->model, &server_settings, &hooks, &app->server);
+    if (r < 0) {
+        return error_set(error, r, "cannot make a server: %s", uv_strerror(r));
+    }
+    r = watch_signals(app, error);
+    return r < 0 ? r : listen_all(app, error);
+}
+
+static int run(struct app *app)
+{
+    struct error error = {""};
+
+    int r = uv_loop_init(&app->loop);
+    if (r < 0) {
+        log_error("cannot make an event loop: %s", uv_strerror(r));
+        return EXIT_FAILURE;
+    }
+    r = start(app, &error);
+    if (r < 0) {
+        log_error("%s", error.text);
+        app->exit_status = !app->model && r == -EBADMSG ? EXIT_CONTAINER : EXIT_FAILURE;
+        if (app->server) {
+            stop(app);
+        } else if (app->model) {
+            model_close(app->model, model_closed, app);
+        }
+    } else {
+        (void)sd_notify(0, "READY=1\nSTATUS=Tracking");
+    }
+    (void)uv_run(&app->loop, UV_RUN_DEFAULT);
+    r = uv_loop_close(&app->loop);
+    assert(r == 0);
+    (void)r;
+    return app->exit_status;
+}
+
+int main(int argc, char **argv)
+{
+    static struct app app;
+    struct error error = {""};
+
+    int status = options_parse(argc, argv, &app.options);
+    if (status != 0 || app.options.action == ACTION_EXIT) {
+        return status;
+    }
+    /* A client or a log reader that goes away must not end the daemon. */
+    (void)signal(SIGPIPE, SIG_IGN);
+    int r = options_read_config(&app.options, &app.config, &error);
+    if (r < 0) {
+        log_error("%s", error.text);
+        return EXIT_CONFIG;
+    }
+    switch (app.options.action) {
+    case ACTION_CHECK_CONFIG:
+        break;
+    case ACTION_DUMP_CONFIG:
+        config_dump(&app.config, stdout);
+        status = fflush(stdout) != 0 || ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+        break;
+    default:
+        log_set_level((enum log_level)app.config.log.level);
+        status = run(&app);
+        break;
+    }
+    config_deinit(&app.config);
+    return status;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Marks: the one record that is hot.
+ *
+ * A mark reaches every recording bitmap of its drive or none; since it may not
+ * fail half way, a bitmap that is out of memory takes whole chunks, which need
+ * none.  Bitmaps that do not record note that they have skipped something.
+ */
+#include "daemon/drive/apply.h"
+
+#include "proto/base/checked.h"
+
+int prepare_mark(struct model *model, struct record *record, struct prepared *prepared,
+                 struct error *error)
+{
+    int r = record_find_drive(model, record, prepared, error);
+    return r < 0 ? r : record_check_ranges(prepared->drive, record, error);
+}
+
+void drive_bitmap_mark(struct drive_bitmap *bitmap, struct range range, uint64_t sequence)
+{
+    if (bitmap_reserve(bitmap->bits, range.offset, range.length) < 0) {
+        /* Whole chunks need no memory: the doubt resolves to dirty. */
+        uint64_t span =
+            (uint64_t)bitmap_chunk_bytes(bitmap->bits) * 8 * bitmap_granularity(bitmap->bits);
+        uint64_t start = range.offset - range.offset % span;
+        uint64_t end = div_round_up(range.offset + range.length, span) * span;
+        range.offset = start;
+        range.length = min_u64(end, bitmap->drive->size) - start;
+        drive_bitmap_worsen(bitmap, VALIDITY_SUPERSET, "memory ran out, marks were widened");
+        bitmap->changed = sequence;
+    }
+    bitmap_set(bitmap->bits, range.offset, range.length, sequence);
+}
+
+void apply_mark(struct model *model, const struct record *record, struct prepared *prepared)
+{
+    struct drive *drive = prepared->drive;
+    struct drive_bitmap *bitmap;
+
+    TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
+        for (uint32_t i = 0; i < record->ranges_count; i++) {
+            drive_bitmap_mark(bitmap, record->ranges[i], record->sequence);
+        }
+    }
+    if (drive->ungapped > 0) {
+        RB_FOREACH(bitmap, drive_bitmap_names, &drive->bitmaps)
+        {
+            if (!bitmap->recording && !bitmap->gap) {
+                drive_bitmap_set_recording(bitmap, false, true);
+                bitmap->changed = record->sequence;
+            }
+        }
+    }
+    model->marks += record->ranges_count;
+}
+
+/* Whether every range is dirty already wherever it would be recorded. */
+static bool mark_changes_nothing(const struct drive *drive, const struct range *ranges,
+                                 uint32_t count)
+{
+    if (drive->ungapped > 0) {
+        return false;
+    }
+    const struct drive_bitmap *bitmap;
+    TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
+        for (uint32_t i = 0; i < count; i++) {
+            if (!bitmap_test_all(bitmap->bits, ranges[i].offset, ranges[i].length)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+int drive_mark(struct model *model, struct drive *drive, const struct range *ranges, uint32_t count,
+               uint64_t *ret_sequence, struct error *error)
+{
+    struct record record = {
+        .type = RECORD_MARK, .drive = drive->id, .ranges = ranges, .ranges_count = count};
+
+    int r = record_check_ranges(drive, &record, error);
+    if (r < 0) {
+        return r;
+    }
+    if (mark_changes_nothing(drive, ranges, count)) {
+        model->marks += count;
+        *ret_sequence = 0;
+        return 0;
+    }
+    r = model_commit(model, &record, error);
+    if (r < 0) {
+        return r;
+    }
+    *ret_sequence = record.sequence;
+    return 0;
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_DRIVE_INTERNAL_H
+#define BITMAPD_DAEMON_DRIVE_INTERNAL_H
+
+/* Shared by the files of daemon/drive only. */
+
+#include "daemon/base/worker.h"
+#include "daemon/container/container.h"
+#include "daemon/drive/history.h"
+#include "daemon/drive/model.h"
+#include "proto/base/cleanup.h"
+
+RB_HEAD(drives_by_id, drive);
+RB_HEAD(drives_by_name, drive);
+RB_HEAD(bitmaps_by_id, drive_bitmap);
+RB_HEAD(requests_by_id, request_result);
+TAILQ_HEAD(request_list, request_result);
+TAILQ_HEAD(waiter_list, model_waiter);
+
+RB_PROTOTYPE(drives_by_id, drive, by_id, drive_compare_id)
+RB_PROTOTYPE(drives_by_name, drive, by_name, drive_compare_name)
+RB_PROTOTYPE(bitmaps_by_id, drive_bitmap, by_id, drive_bitmap_compare_id)
+RB_PROTOTYPE(drive_bitmap_names, drive_bitmap, by_name, drive_bitmap_compare_name)
+RB_PROTOTYPE(requests_by_id, request_result, by_id, request_compare)
+
+struct writeback;
+
+struct model {
+    uv_loop_t *loop;
+    struct model_settings settings;
+    char *container_path; /* owned; settings.container_path points here */
+
+    struct drives_by_id drives;
+    struct drives_by_name drive_names;
+    struct bitmaps_by_id bitmaps;
+    uint32_t drives_count;
+    uint32_t bitmaps_count;
+    uint64_t bits_bytes; /* of all bitmaps when every chunk is dense */
+    uint64_t next_id;    /* of drives and bitmaps */
+    uint64_t sequence;   /* of the last record */
+    uint64_t marks;      /* ranges, since the start */
+
+    struct requests_by_id requests;
+    struct request_list requests_order;
+    uint32_t requests_count;
+
+    struct waiter_list waiters; /* for applied_seq, by rising sequence */
+
+    /* Names of container entries that are not ours: taken. */
+    char **foreign_names;
+    uint32_t foreign_count;
+
+    struct writeback *writeback;
+    struct history *history;
+    struct uuid boot_id;
+    char start_report[1024];
+
+    void (*closed)(void *opaque, int r); /* from model_close() on */
+    void *closed_opaque;
+    int close_r;
+};
+
+/* ---- model.c ---- */
+
+/* An object of its own, not in any tree; -ENOMEM.  Freed by drive_free() / drive_bitmap_free(). */
+int drive_new(uint64_t id, struct text name, struct text path, struct drive **ret);
+void drive_free(struct drive *drive); /* takes NULL; its bitmaps and writers must be gone */
+int drive_bitmap_new(uint64_t id, struct text name, struct bitmap *bits,
+                     struct drive_bitmap **ret);     /* takes over @bits on success */
+void drive_bitmap_free(struct drive_bitmap *bitmap); /* takes NULL */
+DEFINE_CLEANUP(struct drive *, drive_free)
+DEFINE_CLEANUP(struct drive_bitmap *, drive_bitmap_free)
+
+/* Entering and leaving the trees and counters; cannot fail. */
+void model_link_drive(struct model *model, struct drive *drive);
+void model_unlink_drive(struct model *model, struct drive *drive);
+void model_link_bitmap(struct model *model, struct drive *drive, struct drive_bitmap *bitmap);
+void model_unlink_bitmap(struct model *model, struct drive_bitmap *bitmap);
+/* Keeps recording list, counters and gap counter of the drive right. */
+void drive_bitmap_set_recording(struct drive_bitmap *bitmap, bool recording, bool gap);
+void drive_bitmap_set_validity(struct drive_bitmap *bitmap, enum validity validity,
+                               const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The worse of what it is and @validity, with the reason of whichever it is. */
+void drive_bitmap_worsen(struct drive_bitmap *bitmap, enum validity validity, const char *format,
+                         ...) __attribute__((format(printf, 3, 4)));
+struct drive_bitmap *drive_bitmap_by_name(struct drive *drive, struct text name);
+/* Bytes of bits when every chunk is dense. */
+uint64_t drive_bits_bytes(uint64_t size, uint32_t granularity);
+/* "DRIVE/NAME" into @buffer. */
+#define BITMAP_FULL_NAME_BYTES (2 * NAME_BYTES_MAX + 2)
+void drive_bitmap_full_name(const struct drive_bitmap *bitmap, char buffer[BITMAP_FULL_NAME_BYTES]);
+/* Whether an entry of the container that is not ours has this name. */
+bool model_name_is_foreign(const struct model *model, const char *full);
+/* Remembers a request's result, forgetting the oldest beyond the limit; takes over @result. */
+void model_request_add(struct model *model, struct request_result *result);
+void model_free(struct model *model); /* takes NULL; handles must be closed */
+DEFINE_CLEANUP(struct model *, model_free)
+
+/* ---- record.c ---- */
+
+/* Sets a range in a bitmap whatever happens: when memory is out the chunks become all dirty. */
+void drive_bitmap_mark(struct drive_bitmap *bitmap, struct range range, uint64_t sequence);
+
+/* ---- writer.c ---- */
+
+struct unsettled_mark {
+    uint64_t id;
+    struct range range; /* length 0: settled */
+};
+
+struct writer {
+    struct drive *drive;
+    char token[NAME_BYTES_MAX + 1]; /* "" for an anonymous one */
+    bool connected;
+    bool resuming;    /* connected again, RESUME not yet seen */
+    bool fenced;      /* its token was taken while connected */
+    bool unaccounted; /* it may have unsettled writes that nobody here knows */
+    /* Marks of this connection by rising id; those before @head are settled. */
+    struct unsettled_mark *marks;
+    uint32_t head, count, capacity;
+    uint32_t settled; /* of those in [head, count) */
+    uint64_t last_id;
+    /* Ranges of lost connections that were not settled, until RESUME or fencing. */
+    struct range *carried;
+    uint32_t carried_count;
+    TAILQ_ENTRY(writer) entry; /* drive->writers */
+};
+
+struct writer *drive_writer_by_token(struct drive *drive, struct text token);
+/* A writer that is not connected, as read at the start. */
+int writer_new_lost(struct drive *drive, struct text token, bool unaccounted, struct writer **ret);
+void writer_free(struct writer *writer); /* takes NULL; not in a list */
+DEFINE_CLEANUP(struct writer *, writer_free)
+void drive_add_writer(struct drive *drive, struct writer *writer);
+void drive_remove_writer(struct drive *drive, struct writer *writer);
+/* Drops what is carried for a writer. */
+void writer_forget_carried(struct writer *writer);
+bool drive_has_unaccounted(const struct drive *drive);
+uint32_t writer_unsettled(const struct writer *writer);
+
+/*
+ * Sets all unsettled ranges of the drive's writers in @bits, so that they stay
+ * a subset of what records.  @base: the bitmap that has recorded so far and
+ * is carried whole when a writer is unaccounted; NULL when there is none, then
+ * all is set.  Stores whether the result may hold extra.  -ENOMEM.
+ */
+int drive_carry_unsettled(const struct drive *drive, struct bitmap *bits, const struct bitmap *base,
+                          uint64_t sequence, bool *ret_extra);
+
+/* ---- state.c: the payload of the container's state blob ---- */
+
+int state_encode(struct model *model, uint8_t **ret_payload, size_t *ret_bytes);
+/*
+ * Rebuilds drives, bitmaps (all clean, not stored), writers and requests in an
+ * empty model.  -EBADMSG with words leaves the model in a state to be freed.
+ */
+int state_decode(struct model *model, const uint8_t *payload, size_t bytes, struct error *error);
+
+/* ---- writeback.c ---- */
+
+/* Takes over @container on success. */
+int writeback_new(struct model *model, struct container *container,
+                  const struct file_identity *identity, struct writeback **ret);
+void writeback_free(struct writeback *writeback); /* takes NULL; handles must be closed */
+/* Blocking, before the loop runs: commits everything.  On failure it is tried again from the
+ * loop, and changes are refused until then. */
+int writeback_now(struct writeback *writeback, struct error *error);
+/* Something changed: arms the interval. */
+void writeback_touch(struct writeback *writeback);
+/* Begins as soon as the loop has gathered this turn's requests. */
+void writeback_start(struct writeback *writeback);
+void writeback_configure(struct writeback *writeback);
+/* The last one, with the clean flag; then closes its handles and calls @closed. */
+void writeback_close(struct writeback *writeback, void (*closed)(struct model *model, int r));
+/* An entry of a bitmap that is gone must leave the container.  Cannot fail. */
+void writeback_removed(struct writeback *writeback, struct drive_bitmap *bitmap);
+uint64_t writeback_applied_seq(const struct writeback *writeback);
+/* Why changes are refused, or NULL. */
+const char *writeback_refuses(const struct writeback *writeback);
+const uint8_t *writeback_container_uuid(const struct writeback *writeback);
+const char *writeback_degraded_reason(const struct writeback *writeback); /* "" when well */
+void writeback_get_status(const struct writeback *writeback, struct model_status *status);
+
+/* ---- ack.c ---- */
+
+/* Completes the waiters up to @sequence. */
+void ack_complete(struct model *model, uint64_t sequence, int r);
+
+#endif

@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The model's objects and the trees they stand in.
+ *
+ * Invariants: every drive is in both drive trees, every bitmap in the model's
+ * tree by id and in its drive's by name, and in its drive's recording list
+ * exactly while it records; the counters agree with the trees.  Entering and
+ * leaving never allocates, so that applying a record cannot fail.
+ */
+#include "daemon/drive/internal.h"
+
+#include "proto/base/checked.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static int compare_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? -1 : a > b;
+}
+
+static int drive_compare_id(const struct drive *a, const struct drive *b)
+{
+    return compare_u64(a->id, b->id);
+}
+
+static int drive_compare_name(const struct drive *a, const struct drive *b)
+{
+    return strcmp(a->name, b->name);
+}
+
+static int drive_bitmap_compare_id(const struct drive_bitmap *a, const struct drive_bitmap *b)
+{
+    return compare_u64(a->id, b->id);
+}
+
+static int drive_bitmap_compare_name(const struct drive_bitmap *a, const struct drive_bitmap *b)
+{
+    return strcmp(a->name, b->name);
+}
+
+static int request_compare(const struct request_result *a, const struct request_result *b)
+{
+    return memcmp(a->id.bytes, b->id.bytes, sizeof a->id.bytes);
+}
+
+RB_GENERATE(drives_by_id, drive, by_id, drive_compare_id)
+RB_GENERATE(drives_by_name, drive, by_name, drive_compare_name)
+RB_GENERATE(bitmaps_by_id, drive_bitmap, by_id, drive_bitmap_compare_id)
+RB_GENERATE(drive_bitmap_names, drive_bitmap, by_name, drive_bitmap_compare_name)
+RB_GENERATE(requests_by_id, request_result, by_id, request_compare)
+
+/* False when the text cannot be any object's name. */
+static bool name_store(char name[NAME_BYTES_MAX + 1], struct text text)
+{
+    if (text.bytes > NAME_BYTES_MAX || (text.bytes && memchr(text.data, '\0', text.bytes))) {
+        return false;
+    }
+    if (text.bytes) {
+        memcpy(name, text.data, text.bytes);
+    }
+    name[text.bytes] = '\0';
+    return true;
+}
+
+int drive_new(uint64_t id, struct text name, struct text path, struct drive **ret)
+{
+    CLEANUP(drive_freep) struct drive *drive = calloc(1, sizeof *drive);
+    if (!drive) {
+        return -ENOMEM;
+    }
+    RB_INIT(&drive->bitmaps);
+    TAILQ_INIT(&drive->recording);
+    TAILQ_INIT(&drive->writers);
+    drive->id = id;
+    if (!name_store(drive->name, name)) {
+        return -EINVAL;
+    }
+    if (path.bytes) {
+        drive->path = strndup(path.data, path.bytes);
+        if (!drive->path) {
+            return -ENOMEM;
+        }
+    }
+    *ret = STEAL(drive);
+    return 0;
+}
+
+void drive_free(struct drive *drive)
+{
+    if (drive) {
+        free(drive->path);
+        free(drive);
+    }
+}
+
+int drive_bitmap_new(uint64_t id, struct text name, struct bitmap *bits, struct drive_bitmap **ret)
+{
+    CLEANUP_FREE struct drive_bitmap *bitmap = calloc(1, sizeof *bitmap);
+    if (!bitmap) {
+        return -ENOMEM;
+    }
+    bitmap->id = id;
+    if (!name_store(bitmap->name, name)) {
+        return -EINVAL;
+    }
+    bitmap->bits = bits;
+    *ret = STEAL(bitmap);
+    return 0;
+}
+
+void drive_bitmap_free(struct drive_bitmap *bitmap)
+{
+    if (bitmap) {
+        bitmap_free(bitmap->bits);
+        free(bitmap);
+    }
+}
+
+void model_link_drive(struct model *model, struct drive *drive)
+{
+    RB_INSERT(drives_by_id, &model->drives, drive);
+    RB_INSERT(drives_by_name, &model->drive_names, drive);
+    model->drives_count++;
+}
+
+void model_unlink_drive(struct model *model, struct drive *drive)
+{
+    RB_REMOVE(drives_by_id, &model->drives, drive);
+    RB_REMOVE(drives_by_name, &model->drive_names, drive);
+    model->drives_count--;
+}
+
+void model_link_bitmap(struct model *model, struct drive *drive, struct drive_bitmap *bitmap)
+{
+    bitmap->drive = drive;
+    RB_INSERT(bitmaps_by_id, &model->bitmaps, bitmap);
+    RB_INSERT(drive_bitmap_names, &drive->bitmaps, bitmap);
+    model->bitmaps_count++;
+    drive->bitmaps_count++;
+    model->bits_bytes += drive_bits_bytes(drive->size, bitmap_granularity(bitmap->bits));
+    if (bitmap->recording) {
+        TAILQ_INSERT_TAIL(&drive->recording, bitmap, recording_entry);
+        drive->recording_count++;
+    } else if (!bitmap->gap) {
+        drive->ungapped++;
+    }
+}
+
+void model_unlink_bitmap(struct model *model, struct drive_bitmap *bitmap)
+{
+    struct drive *drive = bitmap->drive;
+
+    if (bitmap->recording) {
+        TAILQ_REMOVE(&drive->recording, bitmap, recording_entry);
+        drive->recording_count--;
+    } else if (!bitmap->gap) {
+        drive->ungapped--;
+    }
+    model->bits_bytes -= drive_bits_bytes(drive->size, bitmap_granularity(bitmap->bits));
+    model->bitmaps_count--;
+    drive->bitmaps_count--;
+    RB_REMOVE(bitmaps_by_id, &model->bitmaps, bitmap);
+    RB_REMOVE(drive_bitmap_names, &drive->bitmaps, bitmap);
+}
+
+void drive_bitmap_set_recording(struct drive_bitmap *bitmap, bool recording, bool gap)
+{
+    struct drive *drive = bitmap->drive;
+
+    if (bitmap->recording != recording) {
+        if (recording) {
+            TAILQ_INSERT_TAIL(&drive->recording, bitmap, recording_entry);
+            drive->recording_count++;
+        } else {
+            TAILQ_REMOVE(&drive->recording, bitmap, recording_entry);
+            drive->recording_count--;
+        }
+    }
+    drive->ungapped -= !bitmap->recording && !bitmap->gap;
+    drive->ungapped += !recording && !gap;
+    bitmap->recording = recording;
+    bitmap->gap = gap;
+}
+
+static void set_validity(struct drive_bitmap *bitmap, enum validity validity, const char *format,
+                         va_list args)
+{
+    bitmap->validity = validity;
+    bitmap->reason[0] = '\0';
+    if (validity != VALIDITY_EXACT) {
+        (void)vsnprintf(bitmap->reason, sizeof bitmap->reason, format, args);
+    }
+}
+
+void drive_bitmap_set_validity(struct drive_bitmap *bitmap, enum validity validity,
+                               const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    set_validity(bitmap, validity, format, args);
+    va_end(args);
+}
+
+void drive_bitmap_worsen(struct drive_bitmap *bitmap, enum validity validity, const char *format,
+                         ...)
+{
+    if (validity > bitmap->validity) {
+        va_list args;
+        va_start(args, format);
+        set_validity(bitmap, validity, format, args);
+        va_end(args);
+    }
+}
+
+struct drive_bitmap *drive_bitmap_by_name(struct drive *drive, struct text name)
+{
+    struct drive_bitmap key;
+    return name_store(key.name, name) ? RB_FIND(drive_bitmap_names, &drive->bitmaps, &key) : NULL;
+}
+
+uint64_t drive_bits_bytes(uint64_t size, uint32_t granularity)
+{
+    return div_round_up(div_round_up(size, granularity), 8);
+}
+
+void drive_bitmap_full_name(const struct drive_bitmap *bitmap, char buffer[BITMAP_FULL_NAME_BYTES])
+{
+    (void)snprintf(buffer, BITMAP_FULL_NAME_BYTES, "%s/%s", bitmap->drive->name, bitmap->name);
+}
+
+bool model_name_is_foreign(const struct model *model, const char *full)
+{
+    for (uint32_t i = 0; i < model->foreign_count; i++) {
+        if (strcmp(model->foreign_names[i], full) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+struct drive *model_drive_by_name(struct model *model, struct text name)
+{
+    struct drive key;
+    return name_store(key.name, name) ? RB_FIND(drives_by_name, &model->drive_names, &key) : NULL;
+}
+
+struct drive *model_drive_by_id(struct model *model, uint64_t id)
+{
+    struct drive key = {.id = id};
+    return RB_FIND(drives_by_id, &model->drives, &key);
+}
+
+struct drive_bitmap *model_bitmap_by_id(struct model *model, uint64_t id)
+{
+    struct drive_bitmap key;
+    key.id = id;
+    return RB_FIND(bitmaps_by_id, &model->bitmaps, &key);
+}
+
+struct drive_bitmap *model_bitmap_by_name(struct model *model, struct text full,
+                                          struct error *error)
+{
+    size_t drive_bytes;
+
+    if (name_split(full.data, full.bytes, &drive_bytes, error) < 0) {
+        return NULL;
+    }
+    struct text drive_name = {full.data, (uint32_t)drive_bytes};
+    struct text name = {full.data + drive_bytes + 1, full.bytes - (uint32_t)drive_bytes - 1};
+    struct drive *drive = model_drive_by_name(model, drive_name);
+    if (!drive) {
+        error_set(error, -ENOENT, "no drive named '%.*s'", (int)drive_name.bytes, drive_name.data);
+        return NULL;
+    }
+    struct drive_bitmap *bitmap = drive_bitmap_by_name(drive, name);
+    if (!bitmap) {
+        error_set(error, -ENOENT, "drive '%s' has no bitmap named '%.*s'", drive->name,
+                  (int)name.bytes, name.data);
+    }
+    return bitmap;
+}
+
+struct drive *model_drive_after(struct model *model, uint64_t after)
+{
+    struct drive key = {.id = after + 1};
+    return after == UINT64_MAX ? NULL : RB_NFIND(drives_by_id, &model->drives, &key);
+}
+
+struct drive_bitmap *model_bitmap_after(struct model *model, uint64_t after)
+{
+    struct drive_bitmap key;
+    key.id = after + 1;
+    return after == UINT64_MAX ? NULL : RB_NFIND(bitmaps_by_id, &model->bitmaps, &key);
+}
+
+const struct request_result *model_request_find(struct model *model, const struct request_id *id)
+{
+    struct request_result key = {.id = *id};
+    return RB_FIND(requests_by_id, &model->requests, &key);
+}
+
+void model_request_add(struct model *model, struct request_result *result)
+{
+    if (RB_INSERT(requests_by_id, &model->requests, result)) {
+        free(result);
+        return;
+    }
+    TAILQ_INSERT_TAIL(&model->requests_order, result, entry);
+    model->requests_count++;
+    if (model->requests_count > MODEL_REQUESTS_MAX) {
+        struct request_result *oldest = TAILQ_FIRST(&model->requests_order);
+        RB_REMOVE(requests_by_id, &model->requests, oldest);
+        TAILQ_REMOVE(&model->requests_order, oldest, entry);
+        model->requests_count--;
+        free(oldest);
+    }
+}
+
+uint64_t drive_bitmap_dirty_count(const struct drive_bitmap *bitmap)
+{
+    return bitmap->validity == VALIDITY_UNKNOWN ? bitmap_granules(bitmap->bits)
+                                                : bitmap_count(bitmap->bits);
+}
+
+uint64_t drive_bitmap_dirty_bytes(const struct drive_bitmap *bitmap)
+{
+    return bitmap->validity == VALIDITY_UNKNOWN ? bitmap_size_bytes(bitmap->bits)
+                                                : bitmap_dirty_bytes(bitmap->bits);
+}
+
+int drive_bitmap_map(const struct drive_bitmap *bitmap, struct bitmap **ret)
+{
+    if (bitmap->validity != VALIDITY_UNKNOWN) {
+        return bitmap_snapshot(bitmap->bits, ret);
+    }
+    struct bitmap *all;
+    int r = bitmap_new(bitmap_size_bytes(bitmap->bits), bitmap_granularity(bitmap->bits),
+                       bitmap_chunk_bytes(bitmap->bits), &all);
+    if (r < 0) {
+        return r;
+    }
+    bitmap_set_all(all, 0);
+    *ret = all;
+    return 0;
+}
+
+const struct model_settings *model_get_settings(const struct model *model)
+{
+    return &model->settings;
+}
+
+uint64_t model_sequence(const struct model *model)
+{
+    return model->sequence;
+}
+
+const uint8_t *model_container_uuid(const struct model *model)
+{
+    return writeback_container_uuid(model->writeback);
+}
+
+const char *model_degraded_reason(const struct model *model)
+{
+    return writeback_degraded_reason(model->writeback);
+}
+
+void model_get_status(struct model *model, struct model_status *ret)
+{
+    *ret = (struct model_status){
+        .container_path = model->container_path,
+        .sequence = model->sequence,
+        .drives = model->drives_count,
+        .bitmaps = model->bitmaps_count,
+        .marks = model->marks,
+        .container_uuid = model_container_uuid(model),
+        .degraded_reason = model_degraded_reason(model),
+        .start_report = model->start_report,
+    };
+    struct drive_bitmap *bitmap;
+    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
+    {
+        ret->unknown_bitmaps += bitmap->validity == VALIDITY_UNKNOWN;
+        ret->memory_bytes += bitmap_memory_bytes(bitmap->bits);
+    }
+    writeback_get_status(model->writeback, ret);
+}
+
+void model_free(struct model *model)
+{
+    if (!model) {
+        return;
+    }
+    struct drive_bitmap *bitmap, *next_bitmap;
+    RB_FOREACH_SAFE(bitmap, bitmaps_by_id, &model->bitmaps, next_bitmap)
+    {
+        model_unlink_bitmap(model, bitmap);
+        drive_bitmap_free(bitmap);
+    }
+    struct drive *drive, *next_drive;
+    RB_FOREACH_SAFE(drive, drives_by_id, &model->drives, next_drive)
+    {
+        struct writer *writer;
+        while ((writer = TAILQ_FIRST(&drive->writers))) {
+            drive_remove_writer(drive, writer);
+            writer_free(writer);
+        }
+        model_unlink_drive(model, drive);
+        drive_free(drive);
+    }
+    struct request_result *result;
+    while ((result = TAILQ_FIRST(&model->requests_order))) {
+        TAILQ_REMOVE(&model->requests_order, result, entry);
+        free(result);
+    }
+    for (uint32_t i = 0; i < model->foreign_count; i++) {
+        free(model->foreign_names[i]);
+    }
+    free(model->foreign_names);
+    writeback_free(model->writeback);
+    free(model->container_path);
+    free(model);
+}

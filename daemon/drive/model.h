@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_DRIVE_MODEL_H
+#define BITMAPD_DAEMON_DRIVE_MODEL_H
+
+#include "daemon/bitmap/bitmap.h"
+#include "daemon/drive/record.h"
+#include "proto/base/error.h"
+#include "proto/base/name.h"
+
+#include <bsd/sys/tree.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <uv.h>
+
+/*
+ * The model: drives, their bitmaps and writers, in memory; the truth that all
+ * answers come from.  Changes go in through model_commit() as records,
+ * acknowledgements leave through model_wait(), and write-back moves the whole
+ * into the container now and then.
+ *
+ * Thread: everything here belongs to the event loop's thread, and nothing
+ * here blocks on a disk, but for model_open(), which runs before the loop.
+ */
+struct model;
+struct drive;
+
+#define MODEL_REASON_BYTES_MAX 200
+#define MODEL_REQUESTS_MAX     1024 /* results of requests that are remembered */
+#define MODEL_WRITERS_MAX      64   /* of one drive, lost ones included */
+#define MODEL_PATH_BYTES_MAX   4095
+
+enum validity {
+    VALIDITY_EXACT = 0,
+    VALIDITY_SUPERSET = 1, /* safe, may hold extra */
+    VALIDITY_UNKNOWN = 2,  /* may have missed a write; answers are all dirty */
+};
+
+/* A bitmap of a drive.  Read freely; only apply() functions write. */
+struct drive_bitmap {
+    uint64_t id;
+    struct drive *drive;
+    char name[NAME_BYTES_MAX + 1];
+    struct bitmap *bits; /* owned */
+    bool recording;
+    bool gap; /* not recording, and has skipped a mark since */
+    enum validity validity;
+    char reason[MODEL_REASON_BYTES_MAX + 1]; /* of a validity that is not exact */
+
+    uint64_t changed;   /* sequence of the last change to anything but bits */
+    uint64_t committed; /* everything up to this sequence is in the container */
+    bool stored;        /* the container has an entry for it */
+
+    TAILQ_ENTRY(drive_bitmap) recording_entry; /* drive->recording, while recording */
+    RB_ENTRY(drive_bitmap) by_id;              /* model's tree */
+    RB_ENTRY(drive_bitmap) by_name;            /* drive->bitmaps */
+};
+
+/* Trees and lists are intrusive, so that entering one cannot fail. */
+TAILQ_HEAD(drive_bitmap_list, drive_bitmap);
+RB_HEAD(drive_bitmap_names, drive_bitmap);
+
+struct writer;
+TAILQ_HEAD(writer_list, writer);
+
+struct drive {
+    uint64_t id;
+    char name[NAME_BYTES_MAX + 1];
+    char *path;           /* owned, or NULL */
+    uint64_t size;        /* bytes, >= 1 */
+    uint32_t granularity; /* of new bitmaps, in bytes */
+    enum durability durability;
+
+    struct drive_bitmap_names bitmaps;  /* all, by name */
+    struct drive_bitmap_list recording; /* those that take marks */
+    uint32_t bitmaps_count;
+    uint32_t recording_count;
+    uint32_t ungapped; /* neither recording nor with a gap yet: the next mark makes one */
+    struct writer_list writers;
+    uint32_t writers_count;
+
+    RB_ENTRY(drive) by_id; /* model's trees */
+    RB_ENTRY(drive) by_name;
+};
+
+/* What the model takes from the configuration. */
+struct model_settings {
+    const char *container_path; /* the next four cannot change while running */
+    uint32_t cluster_bits;
+    const char *catalog_path;
+    uint32_t catalog_events;
+    uint64_t container_bytes_max; /* 0: no limit */
+    uint64_t flush_interval_ns;
+    uint64_t flush_dirty_limit; /* bytes */
+    uint32_t granularity;       /* of drives that name none */
+    enum durability durability;
+    uint32_t drives_max;
+    uint32_t bitmaps_max;
+    uint64_t memory_max;    /* bytes of dense chunks in the worst case; 0: no limit */
+    uint32_t unsettled_max; /* of one writer */
+};
+
+enum model_open_flags {
+    MODEL_ACCEPT_COPY = 1 << 0, /* the operator vouches for a container that was copied */
+    MODEL_DISTRUST = 1 << 1,    /* start with every bitmap unknown */
+};
+
+/*
+ * The start, up to where listening may begin; blocks.  Makes the container
+ * when there is none.  -EBADMSG: the container is not understood, and has not
+ * been written to.  @settings is copied.
+ */
+int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned flags,
+               struct model **ret, struct error *error);
+
+const struct model_settings *model_get_settings(const struct model *model);
+uint64_t model_sequence(const struct model *model);             /* of the last record */
+const uint8_t *model_container_uuid(const struct model *model); /* 16 bytes */
+/* Why the container cannot be written at the moment, "" when it can. */
+const char *model_degraded_reason(const struct model *model);
+
+/* Takes what may change while running. */
+void model_configure(struct model *model, const struct model_settings *settings);
+
+/*
+ * The orderly end: writes everything back, marks the container clean, closes
+ * all handles, frees the model, then calls @closed with 0 or -errno.  All
+ * writers and waiters must be gone.
+ */
+void model_close(struct model *model, void (*closed)(void *opaque, int r), void *opaque);
+
+/* ---- Look-up ---- */
+
+struct drive *model_drive_by_name(struct model *model, struct text name);
+struct drive *model_drive_by_id(struct model *model, uint64_t id);
+/* "DRIVE/NAME"; NULL with words when there is none. */
+struct drive_bitmap *model_bitmap_by_name(struct model *model, struct text full,
+                                          struct error *error);
+struct drive_bitmap *model_bitmap_by_id(struct model *model, uint64_t id);
+/* In the order of creation, which is that of ids: the first with an id above @after. */
+struct drive *model_drive_after(struct model *model, uint64_t after);
+struct drive_bitmap *model_bitmap_after(struct model *model, uint64_t after);
+
+/* ---- Changes ---- */
+
+/*
+ * Validates, numbers and applies one record.  0, or -errno with words and
+ * nothing changed: -EINVAL, -ENOENT, -EEXIST, -EBUSY, -EDQUOT (a limit),
+ * -ENOMEM, -EROFS (changes are refused, see struct model_status.degraded_reason).
+ */
+int model_commit(struct model *model, struct record *record, struct error *error);
+
+/* The remembered result of a request, if it was done before. */
+struct request_result {
+    struct request_id id;
+    enum record_type type;
+    uint64_t sequence;
+    uint64_t object;                   /* id of the drive or bitmap that it made or changed */
+    TAILQ_ENTRY(request_result) entry; /* oldest first */
+    RB_ENTRY(request_result) by_id;
+};
+
+const struct request_result *model_request_find(struct model *model, const struct request_id *id);
+
+/* ---- Acknowledgements ---- */
+
+struct model_waiter {
+    /* Once: 0, or -EINPROGRESS when the change is applied but could not be made durable (the
+     * cause is model_status.degraded_reason). */
+    void (*done)(struct model_waiter *waiter, int r);
+    uint64_t sequence;
+    TAILQ_ENTRY(model_waiter) entry;
+};
+
+/*
+ * Calls done() when everything up to @sequence has reached @level: at once, or
+ * later from the loop.  Starts a write-back when one is needed for that.
+ */
+void model_wait(struct model *model, uint64_t sequence, enum record_level level,
+                struct model_waiter *waiter);
+void model_wait_cancel(struct model *model, struct model_waiter *waiter);
+
+/* ---- Writers ---- */
+
+/*
+ * A writer is a connection's relation to one drive: attached under a token, or
+ * anonymous (marks without an attach).  It keeps the marks that are not
+ * settled.  A lost writer has no connection and is kept by the drive.
+ */
+
+/*
+ * The writer of a new connection that attaches under @token; commits a record.
+ * -EBUSY: in use by a connection.  *ret_resuming: the token was lost before.
+ */
+int writer_attach(struct model *model, struct drive *drive, struct text token, const char *peer,
+                  struct writer **ret, uint64_t *ret_sequence, bool *ret_resuming,
+                  struct error *error);
+/* An anonymous writer. */
+int writer_new(struct drive *drive, struct writer **ret, struct error *error);
+
+/*
+ * Marks ranges for a writer that settles at once, or for none: dirty in every
+ * recording bitmap when it returns, in memory.  Stores the sequence that an
+ * acknowledgement waits for; 0 when everything was dirty already.
+ */
+int drive_mark(struct model *model, struct drive *drive, const struct range *ranges, uint32_t count,
+               uint64_t *ret_sequence, struct error *error);
+
+/*
+ * Marks ranges of the writer's drive: dirty in every recording bitmap when it
+ * returns, in memory.  With @first_id they are unsettled until settled by id;
+ * ids rise.  Stores the sequence that an acknowledgement waits for.
+ * -EDQUOT: too many unsettled marks; -EOWNERDEAD: fenced.
+ */
+int writer_mark(struct model *model, struct writer *writer, uint64_t first_id,
+                const struct range *ranges, uint32_t count, uint64_t *ret_sequence,
+                struct error *error);
+/* Ids that are not unsettled are passed over: a settle may be sent twice. */
+int writer_settle(struct writer *writer, uint64_t first_id, uint64_t count, struct error *error);
+int writer_resume(struct model *model, struct writer *writer, const char *peer,
+                  uint64_t *ret_sequence, struct error *error);
+/* -EBUSY while marks are unsettled.  Frees an attached writer. */
+int writer_detach(struct model *model, struct writer *writer, const char *peer,
+                  uint64_t *ret_sequence, struct error *error);
+/* The connection ended: what is not settled stays, with the drive.  The pointer is dead. */
+void writer_lost(struct model *model, struct writer *writer);
+
+/* True once its token was taken away: every call refuses but writer_lost(). */
+bool writer_is_fenced(const struct writer *writer);
+
+/* ---- What users read ---- */
+
+struct drive_status {
+    uint32_t writers; /* connected and attached */
+    uint32_t lost_writers;
+    uint64_t unsettled; /* marks of all */
+};
+
+void drive_get_status(const struct drive *drive, struct drive_status *ret);
+
+/* Dirty granules and bytes as answered: everything for an unknown bitmap. */
+uint64_t drive_bitmap_dirty_count(const struct drive_bitmap *bitmap);
+uint64_t drive_bitmap_dirty_bytes(const struct drive_bitmap *bitmap);
+
+/*
+ * A snapshot of what a map answers: the bits, or all dirty for an unknown
+ * bitmap.  The caller frees it (bitmap_free()).  -ENOMEM.
+ */
+int drive_bitmap_map(const struct drive_bitmap *bitmap, struct bitmap **ret);
+
+struct model_status {
+    const uint8_t *container_uuid; /* 16 bytes */
+    const char *container_path;
+    uint64_t sequence;
+    uint64_t applied_seq;
+    uint32_t drives;
+    uint32_t bitmaps;
+    uint32_t unknown_bitmaps;
+    uint64_t marks;
+    uint64_t memory_bytes;
+    uint64_t dirty_memory_bytes;
+    uint64_t flushes;
+    uint64_t container_bytes;
+    const char *degraded_reason; /* "" when well */
+    int64_t degraded_since_ns;   /* CLOCK_REALTIME */
+    const char *start_report;
+};
+
+/* Strings are borrowed until the next change.  Looks at every bitmap. */
+void model_get_status(struct model *model, struct model_status *ret);
+
+#endif

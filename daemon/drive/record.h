@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_DRIVE_RECORD_H
+#define BITMAPD_DAEMON_DRIVE_RECORD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * Records: every change of the model is one, numbered by a sequence that
+ * rises by one and is never reused.  A record names its targets by ids that
+ * are never reused either, so it means the same whenever it is applied.
+ *
+ * record.c has one row for each type: prepare() validates the whole record and
+ * takes all memory (it may fail, and then nothing has changed), apply()
+ * changes memory and cannot fail.  model_commit() is the only caller of both.
+ */
+enum record_type {
+    RECORD_DRIVE_ADD,
+    RECORD_DRIVE_SET,
+    RECORD_DRIVE_RENAME,
+    RECORD_DRIVE_RESIZE,
+    RECORD_DRIVE_REMOVE,
+    RECORD_BITMAP_CREATE,
+    RECORD_BITMAP_DELETE,
+    RECORD_BITMAP_ENABLE,
+    RECORD_BITMAP_DISABLE,
+    RECORD_BITMAP_RENAME,
+    RECORD_BITMAP_SET,
+    RECORD_BITMAP_CLEAR,
+    RECORD_BITMAP_CLEAR_ALL,
+    RECORD_BITMAP_MERGE,
+    RECORD_MARK,
+    RECORD_ATTACH,
+    RECORD_LOST,   /* a writer's connection ended without a detach */
+    RECORD_RESUME, /* a lost writer has marked again whatever it had not settled */
+    RECORD_DETACH,
+    RECORD_FENCE,
+    RECORD_TYPES
+};
+
+enum durability {
+    DURABILITY_POWER_LOSS = 1,
+    DURABILITY_PROCESS_CRASH = 2,
+};
+
+struct range {
+    uint64_t offset; /* bytes of the drive */
+    uint64_t length; /* bytes, > 0 */
+};
+
+/* Identifies a client's request across repeats; all zero: none. */
+struct request_id {
+    uint8_t bytes[16];
+};
+
+/* A byte string that is not NUL-terminated. */
+struct text {
+    const char *data;
+    uint32_t bytes;
+};
+
+/* Everything is borrowed for the call of model_commit(). */
+struct record {
+    enum record_type type;
+    uint64_t sequence; /* set by model_commit() */
+    uint64_t drive;    /* id; for DRIVE_ADD set by model_commit() */
+    uint64_t bitmap;   /* id; for BITMAP_CREATE set by model_commit() */
+
+    struct text name; /* new name, or a writer's token */
+    struct text path; /* DRIVE_ADD */
+    uint64_t size;    /* bytes: DRIVE_ADD, DRIVE_RESIZE */
+    uint32_t granularity;
+    enum durability durability; /* 0: keep (DRIVE_SET) */
+    bool force;                 /* DRIVE_REMOVE */
+    bool disabled;              /* BITMAP_CREATE */
+    const struct range *ranges; /* MARK, BITMAP_SET, BITMAP_CLEAR */
+    uint32_t ranges_count;
+    const uint64_t *sources; /* BITMAP_MERGE: ids */
+    uint32_t sources_count;
+
+    struct request_id request; /* remembered with the result */
+    const char *peer;          /* for the history; NULL: the daemon itself */
+};
+
+/* What an acknowledgement of a record waits for. */
+enum record_level {
+    RECORD_LEVEL_MEMORY,    /* marks: applied in memory; a crash makes recording bitmaps unknown */
+    RECORD_LEVEL_CONTAINER, /* all else: in the container */
+};
+
+enum record_level record_level(enum record_type type);
+const char *record_type_name(enum record_type type); /* "drive-add", for history and logs */
+
+#endif

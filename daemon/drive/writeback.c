@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Write-back: moves the state up to some sequence into the container, as one
+ * commit, while requests go on.
+ *
+ * The loop takes a job: snapshots of the bitmaps that changed (which share
+ * all dense chunks), the encoded state, the sequence.  The container's thread
+ * writes the job; nobody else touches the container.  Back on the loop, what
+ * the job held counts as committed up to its sequence; whatever changed
+ * meanwhile has a higher one and is taken by the next job.  A job that failed
+ * changes nothing here: the next one takes the same things again.
+ *
+ *               touch                  tick: interval or dirty limit,
+ *              ───────▶ timer runs ──▶ or a waiter, or flush
+ *       idle                                │
+ *        ▲                                  ▼
+ *        └──────── done: nothing new ─── job runs (one at a time)
+ *
+ * Before the first commit of a start has succeeded, what the start found out
+ * is not on the disk, so changes are refused.
+ */
+#include "daemon/drive/writeback_job.h"
+
+#include "daemon/base/log.h"
+#include "proto/base/checked.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#define TICK_MS     UINT64_C(500) /* how often the dirty limit is looked at */
+#define RETRY_NS    UINT64_C(1000000000)
+#define REASON_SIZE 256
+
+struct writeback {
+    struct model *model;
+    struct container *container; /* the job's while one runs */
+    struct file_identity identity;
+    struct worker worker;
+    bool worker_started;
+    struct writeback_job *job;
+    bool wanted;  /* start another as soon as possible */
+    bool started; /* the first commit of this start is durable */
+    bool closing;
+    struct drive_bitmap_list removed; /* gone from the model, not yet from the container */
+    uint64_t applied_seq;
+    uint64_t dirty_since_ns; /* CLOCK_MONOTONIC of the first change that is not applied */
+    uint64_t retry_at_ns;    /* no tick starts a job before */
+    uint64_t flushes;
+    uint64_t container_bytes;
+    struct uuid uuid;
+    bool degraded;
+    char degraded_reason[REASON_SIZE];
+    int64_t degraded_since_ns;
+    uv_timer_t tick; /* runs while something is not applied */
+    uv_timer_t kick; /* once, after this turn of the loop */
+    int handles;     /* not yet closed */
+    void (*closed)(struct model *model, int r);
+    int close_r; /* of the last job */
+};
+
+static uint64_t now_ns(clockid_t clock)
+{
+    struct timespec now;
+    (void)clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* ---- What became of it ---- */
+
+static void degrade(struct writeback *writeback, const char *reason)
+{
+    if (!writeback->degraded) {
+        writeback->degraded_since_ns = (int64_t)now_ns(CLOCK_REALTIME);
+        log_error("write-back failed: %s; everything is kept in memory, trying again", reason);
+        history_note(writeback->model->history, writeback->model->sequence, "degraded", NULL, NULL,
+                     NULL, reason);
+    }
+    writeback->degraded = true;
+    (void)snprintf(writeback->degraded_reason, sizeof writeback->degraded_reason, "%s", reason);
+    writeback->retry_at_ns = now_ns(CLOCK_MONOTONIC) + RETRY_NS;
+}
+
+static void recover(struct writeback *writeback)
+{
+    if (writeback->degraded) {
+        writeback->degraded = false;
+        log_notice("write-back works again");
+        history_note(writeback->model->history, writeback->model->sequence, "recovered", NULL, NULL,
+                     NULL, NULL);
+    }
+    writeback->retry_at_ns = 0;
+}
+
+static void job_succeeded(struct writeback *writeback, struct writeback_job *job)
+{
+    struct model *model = writeback->model;
+
+    for (uint32_t i = 0; i < job->count; i++) {
+        struct drive_bitmap *bitmap = model_bitmap_by_id(model, job->bitmaps[i].id);
+        if (bitmap) {
+            bitmap->committed = job->sequence;
+            bitmap->stored = true;
+        }
+    }
+    for (uint32_t i = 0; i < job->removed_count; i++) {
+        /* Those that the job took stand first, in its order. */
+        struct drive_bitmap *bitmap = TAILQ_FIRST(&writeback->removed);
+        assert(bitmap->id == job->removed[i]);
+        TAILQ_REMOVE(&writeback->removed, bitmap, recording_entry);
+        drive_bitmap_free(bitmap);
+    }
+    writeback->applied_seq = job->sequence;
+    writeback->container_bytes = job->info.file_size;
+    writeback->flushes++;
+    writeback->started = true;
+    recover(writeback);
+}
+
+static void tick_arm(struct writeback *writeback)
+{
+    struct model *model = writeback->model;
+
+    if (writeback->closing || (writeback->started && writeback->applied_seq == model->sequence)) {
+        (void)uv_timer_stop(&writeback->tick);
+    } else if (!uv_is_active((uv_handle_t *)&writeback->tick)) {
+        uint64_t interval_ms = model->settings.flush_interval_ns / 1000000;
+        uint64_t period = min_u64(max_u64(interval_ms, 1), TICK_MS);
+        writeback->dirty_since_ns = now_ns(CLOCK_MONOTONIC);
+        (void)uv_timer_start(&writeback->tick, writeback->tick.timer_cb, period, period);
+    }
+}
+
+static void take_job(struct writeback *writeback);
+
+/* A job that could not even be taken, or whose commit failed. */
+static void job_failed(struct writeback *writeback, uint64_t sequence, const struct error *error)
+{
+    degrade(writeback, error->text);
+    ack_complete(writeback->model, sequence, -EINPROGRESS);
+}
+
+static void finish_close(struct writeback *writeback);
+
+static void job_done(struct work *work)
+{
+    struct writeback_job *job = (struct writeback_job *)work;
+    struct writeback *writeback = job->writeback;
+    bool last = job->options.clean;
+
+    writeback->job = NULL;
+    writeback->close_r = job->r;
+    if (job->r < 0) {
+        job_failed(writeback, job->sequence, &job->error);
+    } else {
+        job_succeeded(writeback, job);
+        ack_complete(writeback->model, job->sequence, 0);
+    }
+    writeback_job_free(job);
+
+    if (last) {
+        finish_close(writeback);
+        return;
+    }
+    (void)uv_timer_stop(&writeback->tick);
+    tick_arm(writeback);
+    if (writeback->wanted || writeback->closing) {
+        take_job(writeback);
+    }
+}
+
+static int take(struct writeback *writeback, bool clean, struct writeback_job **ret)
+{
+    struct writeback_job *job;
+    int r = writeback_job_new(writeback->model, &writeback->removed, clean, &job);
+    if (r < 0) {
+        return r;
+    }
+    job->writeback = writeback;
+    job->container = writeback->container;
+    job->options.identity = writeback->identity;
+    job->work.done = job_done;
+    *ret = job;
+    return 0;
+}
+
+static void take_job(struct writeback *writeback)
+{
+    if (writeback->job) {
+        writeback->wanted = true;
+        return;
+    }
+    writeback->wanted = false;
+    int r = take(writeback, writeback->closing, &writeback->job);
+    if (r < 0) {
+        struct error error;
+        error_set_errno(&error, r, "cannot prepare a write-back");
+        job_failed(writeback, writeback->model->sequence, &error);
+        if (writeback->closing) {
+            writeback->close_r = r;
+            finish_close(writeback);
+        }
+        return;
+    }
+    worker_submit(&writeback->worker, &writeback->job->work);
+}
+
+/* ---- When ---- */
+
+/* Bytes of chunks that the container does not have yet. */
+static uint64_t changed_bytes(const struct writeback *writeback)
+{
+    uint64_t bytes = 0;
+    struct drive_bitmap *bitmap;
+    RB_FOREACH(bitmap, bitmaps_by_id, &writeback->model->bitmaps)
+    {
+        if (bitmap_version(bitmap->bits) <= bitmap->committed) {
+            continue;
+        }
+        uint32_t chunks = bitmap_chunks(bitmap->bits);
+        for (uint32_t i = 0; i < chunks; i++) {
+            struct bitmap_chunk_view view;
+            bitmap_chunk(bitmap->bits, i, &view);
+            if (view.version > bitmap->committed && view.kind != BITMAP_ZEROS) {
+                bytes += view.length_bytes;
+            }
+        }
+    }
+    return bytes;
+}
+
+static void tick_fired(uv_timer_t *timer)
+{
+    struct writeback *writeback = timer->data;
+    const struct model_settings *settings = &writeback->model->settings;
+    uint64_t now = now_ns(CLOCK_MONOTONIC);
+
+    if (now < writeback->retry_at_ns || writeback->job) {
+        return;
+    }
+    if (writeback->degraded || !writeback->started ||
+        now - writeback->dirty_since_ns >= settings->flush_interval_ns ||
+        changed_bytes(writeback) >= settings->flush_dirty_limit) {
+        take_job(writeback);
+    }
+}
+
+static void kick_fired(uv_timer_t *timer)
+{
+    take_job(timer->data);
+}
+
+void writeback_touch(struct writeback *writeback)
+{
+    tick_arm(writeback);
+}
+
+void writeback_start(struct writeback *writeback)
+{
+    if (!writeback->closing && !uv_is_active((uv_handle_t *)&writeback->kick)) {
+        (void)uv_timer_start(&writeback->kick, kick_fired, 0, 0);
+    }
+}
+
+void writeback_configure(struct writeback *writeback)
+{
+    if (uv_is_active((uv_handle_t *)&writeback->tick)) {
+        (void)uv_timer_stop(&writeback->tick);
+        tick_arm(writeback);
+    }
+}
+
+void writeback_removed(struct writeback *writeback, struct drive_bitmap *bitmap)
+{
+    bitmap_free(bitmap->bits);
+    bitmap->bits = NULL;
+    TAILQ_INSERT_TAIL(&writeback->removed, bitmap, recording_entry);
+}
+
+/* ---- Life ---- */
+
+int writeback_new(struct model *model, struct container *container,
+                  const struct file_identity *identity, struct writeback **ret)
+{
+    struct writeback *writeback = calloc(1, sizeof *writeback);
+    if (!writeback) {
+        return -ENOMEM;
+    }
+    struct container_info info;
+    container_get_info(container, &info);
+    writeback->model = model;
+    writeback->identity = *identity;
+    writeback->uuid = info.uuid;
+    writeback->applied_seq = info.applied_seq;
+    writeback->container_bytes = info.file_size;
+    TAILQ_INIT(&writeback->removed);
+    int r = worker_init(&writeback->worker, model->loop, "container");
+    if (r < 0) {
+        free(writeback);
+        return r;
+    }
+    writeback->container = container;
+    (void)uv_timer_init(model->loop, &writeback->tick);
+    (void)uv_timer_init(model->loop, &writeback->kick);
+    writeback->tick.data = writeback->kick.data = writeback;
+    writeback->tick.timer_cb = tick_fired;
+    *ret = writeback;
+    return 0;
+}
+
+int writeback_now(struct writeback *writeback, struct error *error)
+{
+    CLEANUP(writeback_job_freep) struct writeback_job *job = NULL;
+
+    int r = take(writeback, false, &job);
+    if (r < 0) {
+        error_set_errno(&job->error, r, "cannot prepare a write-back");
+    } else {
+        writeback_job_run(&job->work);
+        r = job->r;
+    }
+    if (r < 0) {
+        *error = job->error;
+        degrade(writeback, error->text);
+        tick_arm(writeback);
+        return r;
+    }
+    job_succeeded(writeback, job);
+    return 0;
+}
+
+static void handle_closed(struct writeback *writeback)
+{
+    if (--writeback->handles == 0) {
+        writeback->closed(writeback->model, writeback->close_r);
+    }
+}
+
+static void timer_closed(uv_handle_t *handle)
+{
+    handle_closed(handle->data);
+}
+
+static void worker_closed(struct worker *worker)
+{
+    struct writeback *writeback =
+        (struct writeback *)((char *)worker - offsetof(struct writeback, worker));
+    handle_closed(writeback);
+}
+
+static void finish_close(struct writeback *writeback)
+{
+    writeback->handles = 3;
+    uv_close((uv_handle_t *)&writeback->tick, timer_closed);
+    uv_close((uv_handle_t *)&writeback->kick, timer_closed);
+    worker_close(&writeback->worker, worker_closed);
+}
+
+void writeback_close(struct writeback *writeback, void (*closed)(struct model *model, int r))
+{
+    writeback->closed = closed;
+    writeback->closing = true;
+    (void)uv_timer_stop(&writeback->tick);
+    (void)uv_timer_stop(&writeback->kick);
+    if (!writeback->job) {
+        take_job(writeback);
+    }
+}
+
+void writeback_free(struct writeback *writeback)
+{
+    if (!writeback) {
+        return;
+    }
+    struct drive_bitmap *bitmap;
+    while ((bitmap = TAILQ_FIRST(&writeback->removed))) {
+        TAILQ_REMOVE(&writeback->removed, bitmap, recording_entry);
+        drive_bitmap_free(bitmap);
+    }
+    container_close(writeback->container);
+    free(writeback);
+}
+
+/* ---- Questions ---- */
+
+uint64_t writeback_applied_seq(const struct writeback *writeback)
+{
+    return writeback->applied_seq;
+}
+
+const char *writeback_refuses(const struct writeback *writeback)
+{
+    return writeback->started ? NULL : writeback->degraded_reason;
+}
+
+const uint8_t *writeback_container_uuid(const struct writeback *writeback)
+{
+    return writeback->uuid.bytes;
+}
+
+const char *writeback_degraded_reason(const struct writeback *writeback)
+{
+    return writeback->degraded ? writeback->degraded_reason : "";
+}
+
+void writeback_get_status(const struct writeback *writeback, struct model_status *status)
+{
+    status->applied_seq = writeback->applied_seq;
+    status->flushes = writeback->flushes;
+    status->container_bytes = writeback->container_bytes;
+    status->dirty_memory_bytes = changed_bytes(writeback);
+    status->degraded_since_ns = writeback->degraded ? writeback->degraded_since_ns : 0;
+}

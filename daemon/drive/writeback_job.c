@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One job of write-back: what it takes from the model, and how it is written.
+ *
+ * A job is taken on the loop and holds everything it needs; the container's
+ * thread then works on nothing but the job and the container.
+ */
+#include "daemon/drive/writeback_job.h"
+
+#include "proto/base/checked.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+/* ---- The job, on the container's thread ---- */
+
+static void fill_ones(uint8_t *buffer, const struct bitmap_chunk_view *view)
+{
+    memset(buffer, 0xff, view->length_bytes);
+    if (view->granules % 8 != 0) {
+        buffer[view->granules / 8] = (uint8_t)((1u << view->granules % 8) - 1);
+    }
+}
+
+static int write_chunks(struct container_txn *txn, const struct job_bitmap *bitmap, uint8_t *ones,
+                        struct error *error)
+{
+    uint32_t chunks = bitmap_chunks(bitmap->snapshot);
+
+    for (uint32_t i = 0; i < chunks; i++) {
+        struct bitmap_chunk_view view;
+        bitmap_chunk(bitmap->snapshot, i, &view);
+        if (view.version <= bitmap->committed) {
+            continue;
+        }
+        int r;
+        if (view.kind == BITMAP_ZEROS) {
+            r = container_txn_zero(txn, bitmap->id, i, error);
+        } else if (view.kind == BITMAP_ONES) {
+            fill_ones(ones, &view);
+            r = container_txn_write(txn, bitmap->id, i, ones, view.length_bytes, error);
+        } else {
+            r = container_txn_write(txn, bitmap->id, i, view.bits, view.length_bytes, error);
+        }
+        if (r < 0) {
+            return r;
+        }
+    }
+    return 0;
+}
+
+static int job_write(struct writeback_job *job, struct container_txn *txn, struct error *error)
+{
+    struct container *container = job->container;
+    struct container_info info;
+    container_get_info(container, &info);
+    CLEANUP_FREE uint8_t *ones = malloc(info.cluster_size);
+    if (!ones) {
+        return error_set(error, -ENOMEM, "out of memory");
+    }
+
+    /* First all names and sizes, so that a name given up by one can be taken by another. */
+    for (uint32_t i = 0; i < job->removed_count; i++) {
+        uint32_t index;
+        if (container_bitmap_find(container, job->removed[i], &index) == 0) {
+            int r = container_txn_remove(txn, job->removed[i], error);
+            if (r < 0) {
+                return r;
+            }
+        }
+    }
+    for (uint32_t i = 0; i < job->count; i++) {
+        struct job_bitmap *bitmap = &job->bitmaps[i];
+        int r = bitmap->stored
+                    ? container_txn_update(txn, bitmap->id, bitmap->name, bitmap->sectors, error)
+                    : container_txn_add(txn, bitmap->id, bitmap->name, bitmap->granularity,
+                                        bitmap->sectors, error);
+        if (r == 0) {
+            r = write_chunks(txn, bitmap, ones, error);
+        }
+        if (r < 0) {
+            return r;
+        }
+    }
+    return container_commit(txn, &job->options, &job->stats, error);
+}
+
+void writeback_job_run(struct work *work)
+{
+    struct writeback_job *job = (struct writeback_job *)work;
+    struct container_txn *txn;
+
+    job->r = container_begin(job->container, &txn, &job->error);
+    if (job->r < 0) {
+        return;
+    }
+    job->r = job_write(job, txn, &job->error);
+    if (job->r < 0) {
+        container_abort(txn);
+    }
+    container_get_info(job->container, &job->info);
+}
+
+/* ---- Taking a job, on the loop ---- */
+
+void writeback_job_free(struct writeback_job *job)
+{
+    if (!job) {
+        return;
+    }
+    for (uint32_t i = 0; i < job->count; i++) {
+        free(job->bitmaps[i].name);
+        bitmap_free(job->bitmaps[i].snapshot);
+    }
+    free(job->bitmaps);
+    free(job->removed);
+    free(job->state);
+    free(job);
+}
+
+static bool has_changed(const struct drive_bitmap *bitmap)
+{
+    return !bitmap->stored || bitmap->changed > bitmap->committed ||
+           bitmap_version(bitmap->bits) > bitmap->committed;
+}
+
+static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
+{
+    char name[BITMAP_FULL_NAME_BYTES];
+    drive_bitmap_full_name(bitmap, name);
+
+    struct job_bitmap *entry = &job->bitmaps[job->count];
+    *entry = (struct job_bitmap){
+        .id = bitmap->id,
+        .granularity = bitmap_granularity(bitmap->bits),
+        .sectors = div_round_up(bitmap->drive->size, 512),
+        .committed = bitmap->committed,
+        .stored = bitmap->stored,
+        .name = strdup(name),
+    };
+    job->count++;
+    return entry->name ? bitmap_snapshot(bitmap->bits, &entry->snapshot) : -ENOMEM;
+}
+
+int writeback_job_new(struct model *model, const struct drive_bitmap_list *removed, bool clean,
+                      struct writeback_job **ret)
+{
+    CLEANUP(writeback_job_freep) struct writeback_job *job = calloc(1, sizeof *job);
+    if (!job) {
+        return -ENOMEM;
+    }
+    job->sequence = model->sequence;
+    job->work.run = writeback_job_run;
+
+    job->bitmaps = calloc((size_t)model->bitmaps_count + 1, sizeof *job->bitmaps);
+    if (!job->bitmaps) {
+        return -ENOMEM;
+    }
+    struct drive_bitmap *bitmap;
+    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
+    {
+        if (has_changed(bitmap)) {
+            int r = job_add(job, bitmap);
+            if (r < 0) {
+                return r;
+            }
+        }
+    }
+    TAILQ_FOREACH (bitmap, removed, recording_entry) {
+        job->removed_count++;
+    }
+    job->removed = calloc((size_t)job->removed_count + 1, sizeof *job->removed);
+    if (!job->removed) {
+        return -ENOMEM;
+    }
+    uint32_t i = 0;
+    TAILQ_FOREACH (bitmap, removed, recording_entry) {
+        job->removed[i++] = bitmap->id;
+    }
+    int r = state_encode(model, &job->state, &job->state_bytes);
+    if (r < 0) {
+        return r;
+    }
+    job->options = (struct container_commit_options){
+        .state = job->state,
+        .state_bytes = job->state_bytes,
+        .applied_seq = job->sequence,
+        .clean = clean,
+        .boot_id = model->boot_id,
+    };
+    struct uuid *commit_id = &job->options.commit_id;
+    if (getrandom(commit_id->bytes, sizeof commit_id->bytes, 0) != sizeof commit_id->bytes) {
+        return -EIO;
+    }
+    *ret = STEAL(job);
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_DRIVE_WRITEBACK_JOB_H
+#define BITMAPD_DAEMON_DRIVE_WRITEBACK_JOB_H
+
+#include "daemon/drive/internal.h"
+
+struct job_bitmap {
+    uint64_t id;
+    char *name;
+    uint32_t granularity;
+    uint64_t sectors;
+    uint64_t committed;
+    bool stored;
+    struct bitmap *snapshot;
+};
+
+struct writeback_job {
+    struct work work;
+    struct writeback *writeback; /* the next three are set by whoever submits it */
+    struct container *container;
+    uint64_t sequence;
+    struct job_bitmap *bitmaps;
+    uint32_t count;
+    uint64_t *removed;
+    uint32_t removed_count;
+    uint8_t *state;
+    size_t state_bytes;
+    struct container_commit_options options;
+    int r;
+    struct error error;
+    struct container_commit_stats stats;
+    struct container_info info;
+};
+
+/*
+ * Takes everything that the container does not have yet: snapshots of changed
+ * bitmaps, ids of @removed ones, the encoded state.  -ENOMEM.
+ */
+int writeback_job_new(struct model *model, const struct drive_bitmap_list *removed, bool clean,
+                      struct writeback_job **ret);
+void writeback_job_free(struct writeback_job *job); /* takes NULL; loop's thread */
+DEFINE_CLEANUP(struct writeback_job *, writeback_job_free)
+
+/* work.run: commits the job; the outcome is in it.  Any one thread; blocks. */
+void writeback_job_run(struct work *work);
+
+#endif

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * From frames to handlers.
+ *
+ * A request is decoded whole and checked whole before its handler runs, and
+ * the handler either answers, or leaves a pending answer or a stream behind,
+ * or returns an error that is answered here.  A payload that is not what the
+ * operation takes is an error reply; only framing that cannot be followed any
+ * further ends the connection.
+ */
+#include "daemon/server/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+union message {
+    struct message_hello hello;
+    struct message_drive_add drive_add;
+    struct message_drive_name drive_name;
+    struct message_drive_change drive_change;
+    struct message_drive_set drive_set;
+    struct message_drive_resize drive_resize;
+    struct message_bitmap_create bitmap_create;
+    struct message_bitmap_name bitmap_name;
+    struct message_bitmap_change bitmap_change;
+    struct message_bitmap_range bitmap_range;
+    struct message_bitmap_merge bitmap_merge;
+    struct message_map map;
+    struct message_mark mark;
+    struct message_settle settle;
+    struct message_attach attach;
+    struct message_drive_id drive_id;
+};
+
+/*
+ * Each operation with its handler.  One that must not be done twice has its
+ * record's type: its message begins with the request id, by which a repeat is
+ * recognised before the handler runs.
+ */
+static const struct route {
+    request_handler *handler;
+    bool once;
+    enum record_type type;
+} routes[] = {
+    [OPERATION_HELLO] = {handle_hello, false, 0},
+    [OPERATION_DRIVE_ADD] = {handle_drive_add, true, RECORD_DRIVE_ADD},
+    [OPERATION_DRIVE_LIST] = {stream_drives, false, 0},
+    [OPERATION_DRIVE_SHOW] = {handle_drive_show, false, 0},
+    [OPERATION_DRIVE_SET] = {handle_drive_set, true, RECORD_DRIVE_SET},
+    [OPERATION_DRIVE_RENAME] = {handle_drive_rename, true, RECORD_DRIVE_RENAME},
+    [OPERATION_DRIVE_RESIZE] = {handle_drive_resize, true, RECORD_DRIVE_RESIZE},
+    [OPERATION_DRIVE_REMOVE] = {handle_drive_remove, true, RECORD_DRIVE_REMOVE},
+    [OPERATION_DRIVE_FENCE] = {handle_drive_fence, true, RECORD_FENCE},
+    [OPERATION_BITMAP_CREATE] = {handle_bitmap_create, true, RECORD_BITMAP_CREATE},
+    [OPERATION_BITMAP_LIST] = {stream_bitmaps, false, 0},
+    [OPERATION_BITMAP_SHOW] = {handle_bitmap_show, false, 0},
+    [OPERATION_BITMAP_DELETE] = {handle_bitmap_delete, true, RECORD_BITMAP_DELETE},
+    [OPERATION_BITMAP_ENABLE] = {handle_bitmap_enable, true, RECORD_BITMAP_ENABLE},
+    [OPERATION_BITMAP_DISABLE] = {handle_bitmap_disable, true, RECORD_BITMAP_DISABLE},
+    [OPERATION_BITMAP_RENAME] = {handle_bitmap_rename, true, RECORD_BITMAP_RENAME},
+    [OPERATION_BITMAP_SET] = {handle_bitmap_set, true, RECORD_BITMAP_SET},
+    [OPERATION_BITMAP_CLEAR] = {handle_bitmap_clear, true, RECORD_BITMAP_CLEAR},
+    [OPERATION_BITMAP_MERGE] = {handle_bitmap_merge, true, RECORD_BITMAP_MERGE},
+    [OPERATION_MAP] = {stream_map, false, 0},
+    [OPERATION_MARK] = {handle_mark, false, 0},
+    [OPERATION_SETTLE] = {handle_settle, false, 0},
+    [OPERATION_ATTACH] = {handle_attach, false, 0},
+    [OPERATION_RESUME] = {handle_resume, false, 0},
+    [OPERATION_DETACH] = {handle_detach, false, 0},
+    [OPERATION_FLUSH] = {handle_flush, false, 0},
+    [OPERATION_STATUS] = {handle_status, false, 0},
+    [OPERATION_RELOAD] = {handle_reload, false, 0},
+};
+
+static int handle(const struct route *route, const struct request *request, struct error *error)
+{
+    if (route->once) {
+        struct request_id id;
+        memcpy(id.bytes, request->message, sizeof id.bytes);
+        const struct request_result *before = model_request_find(request->model, &id);
+        if (before) {
+            return request_repeat(request, before, route->type, error);
+        }
+    }
+    return route->handler(request, error);
+}
+
+/* 0, or -EPROTO when the connection must end. */
+static int dispatch(struct session *session, const struct frame *frame)
+{
+    union message message;
+    struct error error = {""};
+
+    if (frame->flags != 0 || frame->status != 0) {
+        reply_error(session, frame->operation, frame->cookie, STATUS_MALFORMED,
+                    "flags and status of a request must be 0");
+        return -EPROTO;
+    }
+    if (session->state == SESSION_HELLO && frame->operation != OPERATION_HELLO) {
+        reply_error(session, frame->operation, frame->cookie, STATUS_MALFORMED,
+                    "the first request must be HELLO");
+        return -EPROTO;
+    }
+    enum message_type type = message_request_type(frame->operation);
+    const struct route *route =
+        frame->operation < sizeof routes / sizeof routes[0] ? &routes[frame->operation] : NULL;
+    if (type == MESSAGE_TYPES || !route || !route->handler) {
+        char text[64];
+        (void)snprintf(text, sizeof text, "there is no operation %u", frame->operation);
+        reply_error(session, frame->operation, frame->cookie, STATUS_UNKNOWN_OPERATION, text);
+        return 0;
+    }
+    int r = message_decode(type, frame->payload, frame->payload_bytes, 0, &message, &error);
+    if (r == 0) {
+        struct request request = {
+            .session = session,
+            .server = session->server,
+            .model = session->server->model,
+            .operation = frame->operation,
+            .cookie = frame->cookie,
+            .message = &message,
+        };
+        r = handle(route, &request, &error);
+    }
+    if (r < 0) {
+        reply_errno(session, frame->operation, frame->cookie, r, &error);
+    }
+    return session->state == SESSION_HELLO ? -EPROTO : 0;
+}
+
+ssize_t dispatch_frames(struct session *session, const uint8_t *data, size_t bytes)
+{
+    size_t taken = 0;
+
+    while (!session_at_bound(session) && !session->out_of_memory) {
+        uint32_t limit = session->state == SESSION_HELLO ? FRAME_BYTES_HELLO_MAX : FRAME_BYTES_MAX;
+        struct frame frame;
+        struct error error;
+        uint32_t needed;
+        int n = frame_decode(data + taken, bytes - taken, limit, &frame, &needed, &error);
+        if (n < 0) {
+            reply_error(session, 0, 0, STATUS_MALFORMED, error.text);
+            return -EPROTO;
+        }
+        if (n == 0) {
+            break;
+        }
+        int r = dispatch(session, &frame);
+        if (r < 0) {
+            return r;
+        }
+        taken += (size_t)n;
+    }
+    return (ssize_t)taken;
+}

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Operations of those who write to drives: marks, settles, attachments.
+ *
+ * A session has at most one writer for each drive: the one it attached, or an
+ * anonymous one, made by its first mark with an id.
+ */
+#include "daemon/server/internal.h"
+
+#include <poll.h>
+#include <string.h>
+
+static struct session_writer *find_writer(struct session *session, uint64_t drive)
+{
+    struct session_writer *entry;
+    TAILQ_FOREACH (entry, &session->writers, entry) {
+        if (entry->drive == drive) {
+            if (entry != TAILQ_FIRST(&session->writers)) {
+                TAILQ_REMOVE(&session->writers, entry, entry);
+                TAILQ_INSERT_HEAD(&session->writers, entry, entry);
+            }
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+static int add_writer(struct session *session, uint64_t drive, struct session_writer **ret,
+                      struct error *error)
+{
+    struct session_writer *entry = calloc(1, sizeof *entry);
+    if (!entry) {
+        return error_set(error, -ENOMEM, "out of memory for a writer");
+    }
+    entry->drive = drive;
+    TAILQ_INSERT_HEAD(&session->writers, entry, entry);
+    *ret = entry;
+    return 0;
+}
+
+static void remove_writer(struct session *session, struct session_writer *entry)
+{
+    TAILQ_REMOVE(&session->writers, entry, entry);
+    free(entry);
+}
+
+void session_writers_lost(struct session *session)
+{
+    struct session_writer *entry;
+    while ((entry = TAILQ_FIRST(&session->writers))) {
+        writer_lost(session->server->model, entry->writer);
+        remove_writer(session, entry);
+    }
+}
+
+static int find_drive_id(const struct request *request, uint64_t id, struct drive **ret,
+                         struct error *error)
+{
+    *ret = model_drive_by_id(request->model, id);
+    return *ret ? 0 : error_set(error, -ENOENT, "no drive with id %llu", (unsigned long long)id);
+}
+
+int handle_mark(const struct request *request, struct error *error)
+{
+    const struct message_mark *message = request->message;
+    struct session *session = request->session;
+    struct session_writer *entry = find_writer(session, message->drive);
+    struct range *ranges = request->server->ranges;
+    uint64_t sequence;
+    int r;
+
+    for (uint32_t i = 0; i < message->ranges.count; i++) {
+        struct wire_range range = wire_ranges_get(&message->ranges, i);
+        ranges[i] = (struct range){range.offset, range.length};
+    }
+    if (!entry) {
+        struct drive *drive;
+        r = find_drive_id(request, message->drive, &drive, error);
+        if (r < 0) {
+            return r;
+        }
+        if (message->first_id == 0) {
+            r = drive_mark(request->model, drive, ranges, message->ranges.count, &sequence, error);
+            goto marked;
+        }
+        r = add_writer(session, message->drive, &entry, error);
+        if (r < 0) {
+            return r;
+        }
+        r = writer_new(drive, &entry->writer, error);
+        if (r < 0) {
+            remove_writer(session, entry);
+            return r;
+        }
+    }
+    r = writer_mark(request->model, entry->writer, message->first_id, ranges, message->ranges.count,
+                    &sequence, error);
+marked:
+    if (r < 0) {
+        return r;
+    }
+    struct pending *pending = pending_new(request);
+    if (!pending) {
+        return error_set(error, -ENOMEM, "out of memory for a request");
+    }
+    pending_wait(pending, RECORD_LEVEL_MEMORY, sequence, 0);
+    return 0;
+}
+
+int handle_settle(const struct request *request, struct error *error)
+{
+    const struct message_settle *message = request->message;
+    struct session_writer *entry = find_writer(request->session, message->drive);
+
+    /* Checked whole before anything is settled. */
+    for (uint32_t i = 0; i < message->ids.count; i++) {
+        struct wire_range ids = wire_ranges_get(&message->ids, i);
+        if (ids.offset == 0 || ids.length == 0 || ids.offset > UINT64_MAX - (ids.length - 1)) {
+            return error_set(error, -EINVAL, "no marks can have %llu ids from %llu",
+                             (unsigned long long)ids.length, (unsigned long long)ids.offset);
+        }
+    }
+    for (uint32_t i = 0; entry && i < message->ids.count; i++) {
+        struct wire_range ids = wire_ranges_get(&message->ids, i);
+        int r = writer_settle(entry->writer, ids.offset, ids.length, error);
+        if (r < 0) {
+            return r;
+        }
+    }
+    reply(request->session, MESSAGE_EMPTY, NULL, request->operation, 0, request->cookie);
+    return 0;
+}
+
+/*
+ * A client that reconnects may be faster than the news of its old
+ * connection's end: whoever holds the token and has hung up is ended now.
+ */
+static bool reap_holder(struct server *server, uint64_t drive, const char *token)
+{
+    struct session *session;
+    TAILQ_FOREACH (session, &server->sessions, entry) {
+        struct session_writer *entry;
+        TAILQ_FOREACH (entry, &session->writers, entry) {
+            if (entry->drive == drive && entry->attached && strcmp(entry->token, token) == 0) {
+                struct pollfd pollfd = {.fd = session->fd, .events = POLLRDHUP};
+                if (poll(&pollfd, 1, 0) == 1 &&
+                    (pollfd.revents & (POLLRDHUP | POLLHUP | POLLERR))) {
+                    session_close(session);
+                    return true;
+                }
+                return false;
+            }
+        }
+    }
+    return false;
+}
+
+int handle_attach(const struct request *request, struct error *error)
+{
+    const struct message_attach *message = request->message;
+    struct session *session = request->session;
+    struct text token = text_from_wire(message->writer);
+    struct drive *drive = model_drive_by_name(request->model, text_from_wire(message->drive));
+    bool resuming;
+    uint64_t sequence;
+
+    if (!drive) {
+        return error_set(error, -ENOENT, "no drive named '%.*s'", message->drive.length,
+                         message->drive.data);
+    }
+    struct session_writer *entry = find_writer(session, drive->id);
+    if (entry && writer_is_fenced(entry->writer)) {
+        writer_lost(request->model, entry->writer);
+        remove_writer(session, entry);
+    } else if (entry) {
+        return error_set(error, -EBUSY, "this connection writes to drive '%s' already",
+                         drive->name);
+    }
+    struct pending *pending = pending_new(request);
+    if (!pending) {
+        return error_set(error, -ENOMEM, "out of memory for a request");
+    }
+    int r = add_writer(session, drive->id, &entry, error);
+    if (r < 0) {
+        pending_free(pending);
+        return r;
+    }
+    r = writer_attach(request->model, drive, token, session->peer, &entry->writer, &sequence,
+                      &resuming, error);
+    if (r == -EBUSY) {
+        memcpy(entry->token, token.data, token.bytes); /* it is known, so its length is right */
+        if (reap_holder(request->server, drive->id, entry->token)) {
+            r = writer_attach(request->model, drive, token, session->peer, &entry->writer,
+                              &sequence, &resuming, error);
+        }
+    }
+    if (r < 0) {
+        pending_free(pending);
+        remove_writer(session, entry);
+        return r;
+    }
+    memcpy(entry->token, token.data, token.bytes);
+    entry->attached = true;
+    pending->attach = (struct message_attach_reply){
+        .drive = drive->id, .size = drive->size, .resuming = resuming};
+    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, drive->id);
+    return 0;
+}
+
+static int find_attached(const struct request *request, struct session_writer **ret,
+                         struct error *error)
+{
+    const struct message_drive_id *message = request->message;
+    struct session_writer *entry = find_writer(request->session, message->drive);
+    if (!entry || !entry->attached) {
+        return error_set(error, -ENOENT, "this connection is not attached to a drive with id %llu",
+                         (unsigned long long)message->drive);
+    }
+    *ret = entry;
+    return 0;
+}
+
+int handle_resume(const struct request *request, struct error *error)
+{
+    struct session_writer *entry;
+    uint64_t sequence;
+    int r = find_attached(request, &entry, error);
+    if (r < 0) {
+        return r;
+    }
+    struct pending *pending = pending_new(request);
+    if (!pending) {
+        return error_set(error, -ENOMEM, "out of memory for a request");
+    }
+    r = writer_resume(request->model, entry->writer, request->session->peer, &sequence, error);
+    if (r < 0) {
+        pending_free(pending);
+        return r;
+    }
+    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, entry->drive);
+    return 0;
+}
+
+int handle_detach(const struct request *request, struct error *error)
+{
+    struct session_writer *entry;
+    uint64_t sequence;
+    int r = find_attached(request, &entry, error);
+    if (r < 0) {
+        return r;
+    }
+    struct pending *pending = pending_new(request);
+    if (!pending) {
+        return error_set(error, -ENOMEM, "out of memory for a request");
+    }
+    r = writer_detach(request->model, entry->writer, request->session->peer, &sequence, error);
+    if (r < 0) {
+        pending_free(pending);
+        return r;
+    }
+    remove_writer(request->session, entry);
+    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, 0);
+    return 0;
+}

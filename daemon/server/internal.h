@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_SERVER_INTERNAL_H
+#define BITMAPD_DAEMON_SERVER_INTERNAL_H
+
+/* Shared by the files of daemon/server only. */
+
+#include "daemon/server/server.h"
+#include "proto/base/cleanup.h"
+#include "proto/frame.h"
+#include "proto/message.h"
+#include "proto/status.h"
+
+#include <stdbool.h>
+#include <sys/queue.h>
+
+/* Limits that are not settings. */
+#define SESSION_READ_BYTES  (UINT32_C(256) << 10)  /* at most, in one turn of one client */
+#define SESSION_OUT_HIGH    (UINT32_C(1) << 20)    /* bytes unsent: nothing more is read or made */
+#define SESSION_OUT_LOW     (SESSION_OUT_HIGH / 2) /* … until this few are left */
+#define SESSION_DEADLINE_MS 10000u                 /* for HELLO, and for reading the last error */
+#define SESSION_PEER_BYTES  400
+#define MAP_PAGE_RUNS       4096u /* 64 KiB a page */
+#define LIST_STEP_ITEMS     64u   /* looked at in one step of a list */
+#define RANGES_MAX          (FRAME_BYTES_MAX / WIRE_RANGE_BYTES)
+#define LISTEN_BACKLOG      128
+
+TAILQ_HEAD(session_list, session);
+TAILQ_HEAD(pending_list, pending);
+TAILQ_HEAD(stream_list, stream);
+TAILQ_HEAD(session_writer_list, session_writer);
+
+struct server {
+    uv_loop_t *loop;
+    struct model *model;
+    struct server_settings settings;
+    struct server_hooks hooks;
+    struct wire_uuid instance;
+    uint64_t started_ns; /* CLOCK_MONOTONIC */
+
+    int fd; /* listening, -1: not */
+    uv_poll_t listener;
+    bool listener_open;
+    bool paused; /* out of descriptors: the listener rests until a session ends */
+    char *path;  /* of a socket of our own making, or NULL */
+
+    struct session_list sessions;
+    uint32_t sessions_count;
+    struct session_list unsent; /* sessions with something to send before the loop sleeps */
+    uv_prepare_t before_sleep;
+
+    uint8_t *read_buffer; /* SESSION_READ_BYTES, for whoever's turn it is */
+    struct range *ranges; /* RANGES_MAX, likewise */
+    struct pending_list spare_pending;
+    uint32_t spare_count;
+
+    int handles; /* of the server itself, not yet closed */
+    bool closing;
+    struct model_waiter last; /* for the answers that an orderly stop lets out */
+    void (*closed)(void *opaque);
+    void *opaque;
+};
+
+enum session_state {
+    SESSION_HELLO, /* nothing but HELLO is taken, in small frames */
+    SESSION_OPEN,
+    SESSION_ENDING, /* nothing is read any more; ends when everything is sent */
+    SESSION_CLOSED, /* only its handles are left */
+};
+
+/* A client's connection. */
+struct session {
+    struct server *server;
+    enum session_state state;
+    int fd;
+    uv_poll_t poll;
+    uv_timer_t deadline;
+    int handles; /* not yet closed */
+    int events;  /* that poll watches */
+    bool paused; /* at a bound: frames wait in @in, or in the socket */
+    bool in_unsent;
+    bool flushing;
+    bool out_of_memory; /* a reply could not be queued: the connection ends at its next flush */
+
+    uint8_t *in; /* bytes that are read but not yet taken */
+    size_t in_bytes, in_capacity;
+    struct wire_buffer out;
+    size_t out_head; /* bytes of it that are sent */
+
+    uint32_t in_flight; /* requests not yet answered */
+    struct pending_list pending;
+    struct stream_list streams; /* in turn */
+    uint32_t streams_count;
+    struct session_writer_list writers; /* last used first */
+
+    char peer[SESSION_PEER_BYTES]; /* for history and logs */
+    TAILQ_ENTRY(session) entry;
+    TAILQ_ENTRY(session) unsent_entry;
+};
+
+struct session_writer {
+    uint64_t drive; /* id */
+    bool attached;
+    char token[NAME_BYTES_MAX + 1];
+    struct writer *writer; /* owned by the model, ours to end */
+    TAILQ_ENTRY(session_writer) entry;
+};
+
+/* A request that is being handled. */
+struct request {
+    struct session *session;
+    struct server *server;
+    struct model *model;
+    uint16_t operation;
+    uint64_t cookie;
+    const void *message; /* the operation's structure */
+};
+
+/*
+ * A request whose answer waits for a watermark, or for work elsewhere.  A
+ * session that ends lets go of it: @session is NULL then, and nothing is
+ * answered.
+ */
+struct pending {
+    struct model_waiter waiter; /* first */
+    struct session *session;
+    struct server *server;
+    uint16_t operation;
+    uint64_t cookie;
+    uint64_t object; /* id of the drive or bitmap the answer tells of */
+    bool in_model;   /* stands in the model's queue */
+    struct message_attach_reply attach;
+    TAILQ_ENTRY(pending) entry;
+};
+
+/* ---- session.c ---- */
+
+void session_accept(struct server *server, int fd); /* takes over @fd */
+/* Ends the connection at once: writers are lost, waiters cancelled. */
+void session_close(struct session *session);
+/* Sends what is waiting, before the loop sleeps. */
+void session_send_later(struct session *session);
+void session_flush(struct session *session);
+/* Nothing more is read; what is answered is still sent. */
+void session_stop_reading(struct session *session);
+/* ---- server.c ---- */
+
+/* A session's last handle is closed and its memory is freed. */
+void server_session_freed(struct server *server);
+
+/* ---- dispatch.c ---- */
+
+/*
+ * Takes whole frames from @data and handles them until bytes run out or a
+ * bound is reached; returns the bytes taken, or -EPROTO when the connection
+ * cannot go on (an error reply is queued).
+ */
+ssize_t dispatch_frames(struct session *session, const uint8_t *data, size_t bytes);
+bool session_at_bound(const struct session *session);
+
+/* ---- reply.c ---- */
+
+/* Queues a frame.  A session whose memory for that is out is ended. */
+void reply(struct session *session, enum message_type type, const void *message, uint16_t operation,
+           uint8_t flags, uint64_t cookie);
+void reply_error(struct session *session, uint16_t operation, uint64_t cookie, enum status status,
+                 const char *text);
+/* Answers -errno from a layer below. */
+void reply_errno(struct session *session, uint16_t operation, uint64_t cookie, int r,
+                 const struct error *error);
+
+struct pending *pending_new(const struct request *request); /* NULL: no memory */
+void pending_free(struct pending *pending);
+/* Answers when everything up to @sequence has reached @level. */
+void pending_wait(struct pending *pending, enum record_level level, uint64_t sequence,
+                  uint64_t object);
+/* Answers now: 0, or -errno with words. */
+void pending_finish(struct pending *pending, int r, const struct error *error);
+/* The session ends: nothing will be answered. */
+void pending_abandon(struct pending *pending);
+
+/*
+ * What most changes come down to: commits @record and answers when it is
+ * acknowledged.  0, or -errno with words to be answered.
+ */
+int request_commit(const struct request *request, const struct wire_uuid *id, struct record *record,
+                   struct error *error);
+/* Answers a request that was done before like the first time. */
+int request_repeat(const struct request *request, const struct request_result *before,
+                   enum record_type type, struct error *error);
+
+static inline struct text text_from_wire(struct wire_string string)
+{
+    return (struct text){string.data, string.length};
+}
+
+void fill_drive_info(struct drive *drive, struct message_drive_info *ret);
+struct bitmap_info_buffer {
+    struct message_bitmap_info message;
+    char name[2 * NAME_BYTES_MAX + 2];
+};
+void fill_bitmap_info(const struct drive_bitmap *bitmap, struct bitmap_info_buffer *ret);
+
+/* ---- stream.c: answers of many frames ---- */
+
+int stream_drives(const struct request *request, struct error *error);
+int stream_bitmaps(const struct request *request, struct error *error);
+int stream_map(const struct request *request, struct error *error);
+/* Makes frames until the output is at its bound or nothing is left. */
+void streams_pump(struct session *session);
+void streams_free(struct session *session);
+
+/* ---- handle_*.c: one function for each operation ---- */
+
+typedef int request_handler(const struct request *request, struct error *error);
+
+request_handler handle_drive_add, handle_drive_show, handle_drive_set, handle_drive_rename,
+    handle_drive_resize, handle_drive_remove, handle_drive_fence;
+request_handler handle_bitmap_create, handle_bitmap_show, handle_bitmap_delete,
+    handle_bitmap_enable, handle_bitmap_disable, handle_bitmap_rename, handle_bitmap_set,
+    handle_bitmap_clear, handle_bitmap_merge;
+request_handler handle_mark, handle_settle, handle_attach, handle_resume, handle_detach;
+request_handler handle_hello, handle_flush, handle_status, handle_reload;
+
+/* Ends all of a session's writers. */
+void session_writers_lost(struct session *session);
+
+#endif

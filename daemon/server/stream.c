@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Answers of many frames: lists and maps.
+ *
+ * A stream makes one step at a time while the session's output has room, and
+ * a session's streams take turns; so a client that reads slowly costs one
+ * bounded buffer, and marks go on meanwhile.  A map reads a snapshot, which
+ * shares its bits with the bitmap until they change.  A list walks by rising
+ * id: what exists from its start to its end is in it exactly once.
+ */
+#include "daemon/server/internal.h"
+
+#include "proto/base/crc32c.h"
+
+#include <string.h>
+
+struct stream {
+    uint16_t operation;
+    uint64_t cookie;
+    bool (*step)(struct session *session, struct stream *stream); /* true: that was the end */
+    TAILQ_ENTRY(stream) entry;
+
+    /* Lists */
+    uint64_t after; /* id of the last item looked at */
+    uint64_t drive; /* BITMAP_LIST: of this drive only; 0: of all */
+    uint64_t count;
+
+    /* Maps */
+    struct bitmap *bits; /* snapshot, owned */
+    uint64_t position;
+    uint64_t dirty_bytes;
+    uint32_t crc32c;
+};
+
+static void stream_free(struct stream *stream)
+{
+    if (stream) {
+        bitmap_free(stream->bits);
+        free(stream);
+    }
+}
+
+static int stream_new(const struct request *request,
+                      bool (*step)(struct session *session, struct stream *stream),
+                      struct stream **ret, struct error *error)
+{
+    struct session *session = request->session;
+
+    if (session->streams_count >= request->server->settings.streams_max) {
+        return error_set(error, -EDQUOT,
+                         "limits.maps_per_connection: %u maps and lists are in flight already",
+                         session->streams_count);
+    }
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream) {
+        return error_set(error, -ENOMEM, "out of memory for an answer");
+    }
+    stream->operation = request->operation;
+    stream->cookie = request->cookie;
+    stream->step = step;
+    *ret = stream;
+    return 0;
+}
+
+static void stream_start(const struct request *request, struct stream *stream)
+{
+    struct session *session = request->session;
+    TAILQ_INSERT_TAIL(&session->streams, stream, entry);
+    session->streams_count++;
+    session->in_flight++;
+    session_send_later(session);
+}
+
+void streams_pump(struct session *session)
+{
+    struct stream *stream;
+
+    while (session->state == SESSION_OPEN && !session->out_of_memory &&
+           session->out.bytes - session->out_head < SESSION_READ_BYTES &&
+           (stream = TAILQ_FIRST(&session->streams))) {
+        TAILQ_REMOVE(&session->streams, stream, entry);
+        if (stream->step(session, stream)) {
+            session->streams_count--;
+            session->in_flight--;
+            stream_free(stream);
+        } else {
+            TAILQ_INSERT_TAIL(&session->streams, stream, entry);
+        }
+    }
+}
+
+void streams_free(struct session *session)
+{
+    struct stream *stream;
+    while ((stream = TAILQ_FIRST(&session->streams))) {
+        TAILQ_REMOVE(&session->streams, stream, entry);
+        stream_free(stream);
+    }
+}
+
+static bool list_end(struct session *session, const struct stream *stream)
+{
+    struct message_list_end end = {.count = stream->count};
+    reply(session, MESSAGE_LIST_END, &end, stream->operation, 0, stream->cookie);
+    return true;
+}
+
+static bool drives_step(struct session *session, struct stream *stream)
+{
+    for (uint32_t i = 0; i < LIST_STEP_ITEMS; i++) {
+        struct drive *drive = model_drive_after(session->server->model, stream->after);
+        if (!drive) {
+            return list_end(session, stream);
+        }
+        stream->after = drive->id;
+        stream->count++;
+        struct message_drive_info info;
+        fill_drive_info(drive, &info);
+        reply(session, MESSAGE_DRIVE_INFO, &info, stream->operation, FRAME_MORE, stream->cookie);
+    }
+    return false;
+}
+
+int stream_drives(const struct request *request, struct error *error)
+{
+    struct stream *stream;
+    int r = stream_new(request, drives_step, &stream, error);
+    if (r == 0) {
+        stream_start(request, stream);
+    }
+    return r;
+}
+
+static bool bitmaps_step(struct session *session, struct stream *stream)
+{
+    for (uint32_t i = 0; i < LIST_STEP_ITEMS; i++) {
+        struct drive_bitmap *bitmap = model_bitmap_after(session->server->model, stream->after);
+        if (!bitmap) {
+            return list_end(session, stream);
+        }
+        stream->after = bitmap->id;
+        if (stream->drive != 0 && bitmap->drive->id != stream->drive) {
+            continue;
+        }
+        stream->count++;
+        struct bitmap_info_buffer info;
+        fill_bitmap_info(bitmap, &info);
+        reply(session, MESSAGE_BITMAP_INFO, &info.message, stream->operation, FRAME_MORE,
+              stream->cookie);
+    }
+    return false;
+}
+
+int stream_bitmaps(const struct request *request, struct error *error)
+{
+    const struct message_drive_name *message = request->message;
+    uint64_t drive_id = 0;
+
+    if (message->name.length > 0) {
+        struct drive *drive = model_drive_by_name(request->model, text_from_wire(message->name));
+        if (!drive) {
+            return error_set(error, -ENOENT, "no drive named '%.*s'", message->name.length,
+                             message->name.data);
+        }
+        drive_id = drive->id;
+    }
+    struct stream *stream;
+    int r = stream_new(request, bitmaps_step, &stream, error);
+    if (r == 0) {
+        stream->drive = drive_id;
+        stream_start(request, stream);
+    }
+    return r;
+}
+
+static bool map_step(struct session *session, struct stream *stream)
+{
+    uint8_t page[MAP_PAGE_RUNS * WIRE_RANGE_BYTES];
+    uint64_t size = bitmap_size_bytes(stream->bits);
+    uint32_t count = 0;
+    bool end = false;
+
+    while (count < MAP_PAGE_RUNS) {
+        struct wire_range run;
+        uint64_t run_end;
+        if (stream->position >= size ||
+            !bitmap_next_dirty(stream->bits, stream->position, &run.offset, &run_end)) {
+            end = true;
+            break;
+        }
+        run.length = run_end - run.offset;
+        wire_range_store(page + count * WIRE_RANGE_BYTES, run);
+        count++;
+        stream->dirty_bytes += run.length;
+        stream->position = run_end;
+    }
+    if (count > 0) {
+        stream->count += count;
+        stream->crc32c = crc32c(stream->crc32c, page, count * WIRE_RANGE_BYTES);
+        struct message_map_page message = {.dirty = {.data = page, .count = count}};
+        reply(session, MESSAGE_MAP_PAGE, &message, stream->operation, FRAME_MORE, stream->cookie);
+    }
+    if (end) {
+        struct message_map_end message = {
+            .runs = stream->count,
+            .dirty_bytes = stream->dirty_bytes,
+            .crc32c = stream->crc32c,
+        };
+        reply(session, MESSAGE_MAP_END, &message, stream->operation, 0, stream->cookie);
+    }
+    return end;
+}
+
+int stream_map(const struct request *request, struct error *error)
+{
+    const struct message_map *message = request->message;
+    struct drive_bitmap *bitmap =
+        model_bitmap_by_name(request->model, text_from_wire(message->bitmap), error);
+    if (!bitmap) {
+        return -ENOENT;
+    }
+    uint32_t granularity = bitmap_granularity(bitmap->bits);
+    uint64_t size = bitmap->drive->size;
+    if (message->offset > size || (message->offset % granularity != 0 && message->offset != size)) {
+        return error_set(error, -EINVAL,
+                         "a map cannot begin at byte %llu: not on a granule of %u bytes, or past "
+                         "the end at %llu",
+                         (unsigned long long)message->offset, granularity,
+                         (unsigned long long)size);
+    }
+    struct stream *stream;
+    int r = stream_new(request, map_step, &stream, error);
+    if (r < 0) {
+        return r;
+    }
+    r = drive_bitmap_map(bitmap, &stream->bits);
+    if (r < 0) {
+        stream_free(stream);
+        return error_set(error, r, "out of memory for a snapshot");
+    }
+    stream->position = message->offset;
+
+    struct bitmap_info_buffer info;
+    fill_bitmap_info(bitmap, &info);
+    struct message_map_head head = {
+        .bitmap = info.message.bitmap,
+        .size = size,
+        .granularity = granularity,
+        .recording = info.message.recording,
+        .validity = info.message.validity,
+        .reason = info.message.reason,
+        .sequence = model_sequence(request->model),
+    };
+    reply(request->session, MESSAGE_MAP_HEAD, &head, request->operation, FRAME_MORE,
+          request->cookie);
+    stream_start(request, stream);
+    return 0;
+}
