@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -158,47 +157,62 @@ static void test_hostile_text(void **state)
                                "<6>newline?\n");
 }
 
-enum {
-    LONGEST = 2048
-};
+#define LONGEST 2048 /* bytes of a line, newline included */
+#define AROUND  12
 
-/* Around the longest line, with a character of three bytes across every possible cut. */
+/* Around the longest line, with a character of three bytes before and across every cut. */
 static void log_long(void)
 {
-    char padding[2 * LONGEST];
+    char padding[LONGEST];
 
     memset(padding, 'x', sizeof padding);
-    for (int length = LONGEST - 12; length <= LONGEST + 3; length++) {
-        log_info("%.*s\xe2\x82\xac", length, padding);
+    for (int tail = 0; tail <= AROUND; tail += AROUND) {
+        for (int length = LONGEST - 2 * AROUND; length < LONGEST; length++) {
+            log_info("%.*s\xe2\x82\xac%.*s", length, padding, tail, padding);
+        }
     }
-    log_info("%.*s", 2 * LONGEST, padding);
+}
+
+static void check_long(const char *line, size_t before, size_t tail)
+{
+    size_t prefix = strlen("<6>");
+    size_t length = strlen(line);
+    size_t whole = prefix + before + 3 + tail;
+    const char *character = strchr(line, '\xe2');
+
+    assert_memory_equal(line, "<6>xxx", 6);
+    if (whole < LONGEST) {
+        assert_int_equal(length, whole);
+        assert_ptr_equal(character, line + prefix + before);
+    } else {
+        /* Cut no earlier than a character's length before the end. */
+        assert_in_range(length, LONGEST - 4, LONGEST - 1);
+        assert_string_equal(line + length - 3, "...");
+    }
+    /* It is there whole or not at all. */
+    if (character) {
+        assert_memory_equal(character, "\xe2\x82\xac", 3);
+    }
+    assert_int_equal(strchr(line, '\x82') != NULL, character != NULL);
 }
 
 static void test_long_text(void **state)
 {
-    static char lines[40 * LONGEST];
-    int count = 0;
+    static char lines[6 * AROUND * LONGEST];
+    char *line = lines;
 
     (void)state;
     caught(STREAM_STDERR, log_long, lines, sizeof lines);
-    for (char *line = lines, *end; (end = strchr(line, '\n')); line = end + 1, count++) {
-        size_t length = (size_t)(end + 1 - line);
-        size_t whole = 3 + (size_t)(LONGEST - 12 + count) + 3 + 1;
-        bool fits = whole <= LONGEST;
-        *end = '\0';
-        assert_memory_equal(line, "<6>xxx", 6);
-        if (fits) {
-            assert_int_equal(length, whole);
-            assert_string_equal(line + length - 4, "\xe2\x82\xac");
-        } else {
-            assert_in_range(length, LONGEST - 4, LONGEST);
-            assert_string_equal(line + length - 4, "...");
-            /* The character before is whole: our 'x' or all three bytes. */
-            char last = line[length - 5];
-            assert_true(last == 'x' || memcmp(line + length - 7, "\xe2\x82\xac", 3) == 0);
+    for (size_t tail = 0; tail <= AROUND; tail += AROUND) {
+        for (size_t before = LONGEST - 2 * AROUND; before < LONGEST; before++) {
+            char *end = strchr(line, '\n');
+            assert_non_null(end);
+            *end = '\0';
+            check_long(line, before, tail);
+            line = end + 1;
         }
     }
-    assert_int_equal(count, 17);
+    assert_string_equal(line, "");
 }
 
 static void log_with_errno(void)

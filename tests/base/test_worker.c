@@ -12,9 +12,11 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -31,10 +33,37 @@ int __wrap_uv_async_init(uv_loop_t *loop, uv_async_t *async, uv_async_cb callbac
 static int thread_fails;
 static int async_fails;
 
+/* Threads that were started and have not returned. */
+static atomic_int threads;
+
+struct thread_start {
+    void *(*start)(void *);
+    void *arg;
+};
+
+static void *thread_counted(void *opaque)
+{
+    struct thread_start call = *(struct thread_start *)opaque;
+
+    free(opaque);
+    void *result = call.start(call.arg);
+    atomic_fetch_sub(&threads, 1);
+    return result;
+}
+
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *),
                           void *arg)
 {
-    return thread_fails ? thread_fails : __real_pthread_create(thread, attr, start, arg);
+    if (thread_fails) {
+        return thread_fails;
+    }
+    struct thread_start *call = malloc(sizeof *call);
+    assert_non_null(call);
+    *call = (struct thread_start){.start = start, .arg = arg};
+    atomic_fetch_add(&threads, 1);
+    int r = __real_pthread_create(thread, attr, thread_counted, call);
+    assert_int_equal(r, 0);
+    return r;
 }
 
 int __wrap_uv_async_init(uv_loop_t *loop, uv_async_t *async, uv_async_cb callback)
@@ -136,6 +165,7 @@ static void scene_finish(struct scene *scene, unsigned jobs_done)
 {
     assert_int_equal(uv_run(&scene->loop, UV_RUN_DEFAULT), 0);
     assert_int_equal(scene->closed, 1);
+    assert_int_equal(atomic_load(&threads), 0);
     assert_int_equal(scene->ran, jobs_done);
     assert_int_equal(scene->done, jobs_done);
     assert_int_equal(uv_loop_close(&scene->loop), 0);
@@ -322,6 +352,7 @@ static void test_init_fails(void **state)
     thread_fails = 0;
     async_fails = UV_EMFILE;
     assert_int_equal(worker_init(&worker, &loop, "no-handle"), -EMFILE);
+    assert_int_equal(atomic_load(&threads), 0); /* joined, before its lock was destroyed */
     async_fails = 0;
     assert_int_equal(uv_run(&loop, UV_RUN_DEFAULT), 0);
     assert_int_equal(uv_loop_close(&loop), 0);
