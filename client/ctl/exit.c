@@ -17,6 +17,7 @@ enum exit_code exit_from_request(int r, int status)
         return status == 0 ? EXIT_USAGE : EXIT_FAILED;
     case ENOTCONN:
     case ECONNREFUSED:
+    case ESHUTDOWN:
         return EXIT_UNREACHABLE;
     case ENOENT:
         return EXIT_NOT_FOUND;

@@ -28,7 +28,10 @@
 #define INPUT_BYTES          (256u << 10) /* read at once */
 #define LINE_BYTES_MAX       1024u
 #define NUMBER_BYTES_MAX     64u
+#define FRAME_RANGES_MAX     8192u
 #define FRAMES_IN_FLIGHT_MAX 64u
+
+_Static_assert(FRAME_RANGES_MAX <= BITMAPD_RANGES_MAX, "the library takes a frame");
 
 static const char *skip_blanks(const char *p, const char *end)
 {
@@ -199,7 +202,7 @@ static void take_line(struct mark_job *job, const char *line, size_t bytes)
     }
     job->line++;
     job->ranges[job->count++] = range;
-    if (job->count == BITMAPD_RANGES_MAX) {
+    if (job->count == FRAME_RANGES_MAX) {
         send_gathered(job);
     }
 }
@@ -281,7 +284,7 @@ static void run_stream(struct mark_job *job, const struct invocation *inv)
 static int mark_stdin(struct mark_job *job, const struct invocation *inv)
 {
     CLEANUP_FREE char *input = malloc(INPUT_BYTES);
-    CLEANUP_FREE struct bitmapd_range *ranges = calloc(BITMAPD_RANGES_MAX, sizeof *ranges);
+    CLEANUP_FREE struct bitmapd_range *ranges = calloc(FRAME_RANGES_MAX, sizeof *ranges);
 
     if (!input || !ranges) {
         output_no_memory();

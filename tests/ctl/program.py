@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+COMMAND_TIMEOUT_S = 60
 BITMAPCTL = os.environ["BITMAPCTL"]
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -42,7 +43,7 @@ def run(*words, stdin="", socket=None, cwd=None):
     if isinstance(stdin, str):
         stdin = stdin.encode()
     done = subprocess.run(
-        [BITMAPCTL, *words], input=stdin, env=environment, cwd=cwd, capture_output=True, timeout=60
+        [BITMAPCTL, *words], input=stdin, env=environment, cwd=cwd, capture_output=True, timeout=COMMAND_TIMEOUT_S
     )
     done.stdout = done.stdout.decode()
     done.stderr = done.stderr.decode()
