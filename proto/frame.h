@@ -19,7 +19,7 @@
  * See protocol.md, which is normative.
  */
 #define FRAME_HEADER_BYTES    16u
-#define FRAME_BYTES_HELLO_MAX 4096u             /* of any frame before HELLO is answered */
+#define FRAME_BYTES_HELLO_MAX 4096u               /* of any frame before HELLO is answered */
 #define FRAME_BYTES_MAX       (UINT32_C(1) << 20) /* of any frame */
 
 enum frame_flags {

@@ -156,7 +156,7 @@ struct message_hello {
     uint32_t magic; /* PROTOCOL_MAGIC */
     uint16_t version_min;
     uint16_t version_max;
-    uint64_t features; /* bits that the client can use; unknown ones are ignored */
+    uint64_t features;         /* bits that the client can use; unknown ones are ignored */
     struct wire_string client; /* free text for logs: "bitmapctl 0.1" */
 };
 
@@ -327,8 +327,8 @@ struct message_attach {
 };
 
 struct message_attach_reply {
-    uint64_t drive;  /* id, for MARK, SETTLE, RESUME, DETACH */
-    uint64_t size;   /* bytes */
+    uint64_t drive;   /* id, for MARK, SETTLE, RESUME, DETACH */
+    uint64_t size;    /* bytes */
     uint8_t resuming; /* 1: the token was lost before; send RESUME when every mark that had not
                        * been settled has been marked again */
 };
@@ -354,8 +354,8 @@ struct message_status_reply {
     uint32_t bitmaps;
     uint32_t unknown_bitmaps;
     uint32_t connections;
-    uint64_t marks;        /* ranges marked since the start */
-    uint64_t memory_bytes; /* of bitmaps */
+    uint64_t marks;              /* ranges marked since the start */
+    uint64_t memory_bytes;       /* of bitmaps */
     uint64_t dirty_memory_bytes; /* of chunks not yet in the container */
     uint64_t flushes;            /* write-backs that succeeded since the start */
     uint64_t container_bytes;    /* of the file */

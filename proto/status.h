@@ -19,10 +19,10 @@ enum status {
     STATUS_EXISTS = 6,
     STATUS_BUSY = 7,
     STATUS_PERMISSION = 8,
-    STATUS_LIMIT = 9,         /* a limit of the daemon would be passed; nothing changed */
-    STATUS_NO_MEMORY = 10,    /* nothing changed */
-    STATUS_IO = 11,           /* the daemon's storage fails; nothing changed */
-    STATUS_NOT_DURABLE = 12,  /* applied, but not yet on stable storage: it will be retried */
+    STATUS_LIMIT = 9,        /* a limit of the daemon would be passed; nothing changed */
+    STATUS_NO_MEMORY = 10,   /* nothing changed */
+    STATUS_IO = 11,          /* the daemon's storage fails; nothing changed */
+    STATUS_NOT_DURABLE = 12, /* applied, but not yet on stable storage: it will be retried */
     STATUS_SHUTTING_DOWN = 13,
     STATUS_FENCED = 14, /* this writer's token has been taken away */
     STATUS_FAILED = 15, /* any other failure, in words */

@@ -66,6 +66,10 @@ static void give_up(struct bitmapd *handle, int r)
     handle->state = CONNECTION_NONE;
     handle->lost_result = r;
     handle->deadline_ns = 0;
+    if (r != -ENOTCONN) {
+        /* There is a better reason than a broken connection. */
+        queue_fail_in_flight(handle, r, handle->lost_words);
+    }
     connection_drop(handle);
     queue_fail_all(handle, r, handle->lost_words);
 }

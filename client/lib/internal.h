@@ -297,7 +297,9 @@ void request_finish(struct bitmapd *handle, struct request *request, int result,
                     const char *words);
 /* The connection is gone: applies the policies.  Nothing is in flight afterwards. */
 void queue_connection_lost(struct bitmapd *handle);
-/* All that is queued fails. */
+/* Everything in flight fails, whatever its policy. */
+void queue_fail_in_flight(struct bitmapd *handle, int result, const char *words);
+/* All that is queued fails; nothing may be in flight. */
 void queue_fail_all(struct bitmapd *handle, int result, const char *words);
 /* Calls the completions that are due. */
 void queue_complete(struct bitmapd *handle);

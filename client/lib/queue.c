@@ -361,6 +361,17 @@ void queue_connection_lost(struct bitmapd *handle)
     TAILQ_CONCAT(&handle->to_issue, &again, entry);
 }
 
+void queue_fail_in_flight(struct bitmapd *handle, int result, const char *words)
+{
+    struct request *request;
+    while ((request = TAILQ_FIRST(&handle->in_flight))) {
+        TAILQ_REMOVE(&handle->in_flight, request, entry);
+        slot_release(handle, request);
+        request_finish(handle, request, request->policy == REQUEST_DROP ? -ECONNABORTED : result,
+                       STATUS_OK, words);
+    }
+}
+
 static void fail_queue(struct bitmapd *handle, struct request_queue *queue, int result,
                        const char *words)
 {

@@ -91,8 +91,8 @@ static void writer_ready(struct bitmapd *handle, struct writer *writer)
     connection_check_recovered(handle);
 }
 
-/* Queues one of the library's own requests; false when it could not be made. */
-static bool issue_own(struct bitmapd *handle, struct writer *writer, uint16_t operation,
+/* Issues one of the library's own requests. */
+static void issue_own(struct bitmapd *handle, struct writer *writer, uint16_t operation,
                       enum message_type type, const void *message, request_reply *reply,
                       request_finished *finished)
 {
@@ -102,14 +102,13 @@ static bool issue_own(struct bitmapd *handle, struct writer *writer, uint16_t op
     if (r < 0) {
         request_free(handle, request);
         step_failed(handle, writer, -ENOMEM, "out of memory");
-        return false;
+        return;
     }
     request->internal = true;
     request->writer = writer;
     request->reply = reply;
     request->finished = finished;
     request_issue(handle, request);
-    return true;
 }
 
 static void resume_finished(struct bitmapd *handle, struct request *request, int result,
@@ -127,8 +126,8 @@ static void marking_finished(struct bitmapd *handle, struct writer *writer)
     if (writer->resuming && !writer->caller_resumes) {
         struct message_drive_id message = {.drive = writer->drive_id};
         writer->state = WRITER_RESUMING;
-        (void)issue_own(handle, writer, OPERATION_RESUME, MESSAGE_DRIVE_ID, &message, NULL,
-                        resume_finished);
+        issue_own(handle, writer, OPERATION_RESUME, MESSAGE_DRIVE_ID, &message, NULL,
+                  resume_finished);
     } else {
         writer_ready(handle, writer);
     }
@@ -235,8 +234,8 @@ static void attach_again(struct bitmapd *handle, struct writer *writer)
         .writer = wire_string(writer->token),
     };
     writer->state = WRITER_ATTACHING;
-    (void)issue_own(handle, writer, OPERATION_ATTACH, MESSAGE_ATTACH, &message, attach_reply,
-                    attach_finished);
+    issue_own(handle, writer, OPERATION_ATTACH, MESSAGE_ATTACH, &message, attach_reply,
+              attach_finished);
 }
 
 void recover_issue(struct bitmapd *handle)
