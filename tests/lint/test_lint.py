@@ -10,6 +10,7 @@ import unittest
 
 import includes
 import lint
+import manual
 import protocol
 import sources
 import style
@@ -216,6 +217,24 @@ class SourcesTest(LintTest):
             for path, text in (("a.h", HEAD + f"/* {word}: x */\n"), ("a.md", f"x\n{word} y\n")):
                 self.assertEqual(sources.check_file(path, text),
                                  [f"{path}:2: {word}: do it or let it be"])
+
+
+class ManualTest(LintTest):
+    PAGE = (manual.SPDX + "\n.Dd November 22, 2026\n.Dt X 1\n.Os\n.Sh NAME\n.Nm x\n.Nd words\n"
+            ".Sh DESCRIPTION\nMore.\n")
+
+    def setUp(self):
+        super().setUp()
+        if not shutil.which("mandoc"):
+            self.skipTest("no mandoc")
+
+    def test_pages(self):
+        self.assertEqual(manual.check(self.tree({"x/x.1": self.PAGE, "x/libx.so.0": "?"})), [])
+        for before, after in ((".Nd words", ".Nonsense"), (".Sh NAME", ".Sh NAMES"),
+                              (".Os", ".Os\n.Bl"), (manual.SPDX + "\n", "")):
+            self.assertIn(before, self.PAGE)
+            page = self.PAGE.replace(before, after)
+            self.assertNotEqual(manual.check(self.tree({"x/x.1": page})), [], after)
 
 
 class StyleTest(LintTest):

@@ -32,7 +32,7 @@ def expected(o):
     soname = "libbitmapd.so.0"
     return {
         f"{o.bindir}/bitmapctl",
-        f"{o.sbindir}/bitmapd",
+        f"{o.bindir}/bitmapd",
         f"{o.libdir}/libbitmapd.so",
         f"{o.libdir}/{soname}",
         f"{o.libdir}/libbitmapd.so.{o.version}",
@@ -115,7 +115,7 @@ def check_library(o, root):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("cmake", "build", "version", "prefix", "bindir", "sbindir", "libdir",
+    for name in ("cmake", "build", "version", "prefix", "bindir", "libdir",
                  "includedir", "mandir", "docdir", "plugindir"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
