@@ -30,16 +30,16 @@ struct catalog {
 DEFINE_CLEANUP(struct catalog *, catalog_close)
 
 static const char sql_insert[] =
-    "INSERT INTO event (time_ns, sequence, kind, drive, bitmap, peer, detail)"
+    "INSERT INTO events (time_ns, sequence, kind, drive, bitmap, peer, detail)"
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-static const char sql_prune[] = "DELETE FROM event"
-                                " WHERE id <= (SELECT max(id) FROM event) - ?1"
-                                " AND id < (SELECT min(id) FROM event) + ?2";
+static const char sql_prune[] = "DELETE FROM events"
+                                " WHERE id <= (SELECT max(id) FROM events) - ?1"
+                                " AND id < (SELECT min(id) FROM events) + ?2";
 static const char sql_latest[] =
-    "SELECT time_ns, sequence, kind, drive, bitmap, peer, detail FROM event"
+    "SELECT time_ns, sequence, kind, drive, bitmap, peer, detail FROM events"
     " ORDER BY id DESC LIMIT ?1";
 static const char sql_latest_of_drive[] =
-    "SELECT time_ns, sequence, kind, drive, bitmap, peer, detail FROM event"
+    "SELECT time_ns, sequence, kind, drive, bitmap, peer, detail FROM events"
     " WHERE drive = ?2 ORDER BY id DESC LIMIT ?1";
 
 /* Readies a statement for its next use and lets go of what was bound. */

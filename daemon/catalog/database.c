@@ -28,7 +28,7 @@
 
 /* Step n makes version n + 1 out of version n. */
 static const char *const migrations[] = {
-    "CREATE TABLE event (\n"
+    "CREATE TABLE events (\n"
     "    id       INTEGER PRIMARY KEY, -- in order of appending\n"
     "    time_ns  INTEGER NOT NULL,    -- since 1970-01-01 UTC\n"
     "    sequence INTEGER NOT NULL,    -- of the record; 0: none\n"
@@ -38,7 +38,7 @@ static const char *const migrations[] = {
     "    peer     TEXT,                -- NULL: the daemon itself\n"
     "    detail   TEXT\n"
     ") STRICT;\n"
-    "CREATE INDEX event_by_drive ON event (drive, id) WHERE drive IS NOT NULL;\n",
+    "CREATE INDEX events_by_drive ON events (drive, id) WHERE drive IS NOT NULL;\n",
 };
 
 _Static_assert(sizeof migrations / sizeof migrations[0] == DATABASE_VERSION,

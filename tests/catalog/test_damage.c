@@ -203,9 +203,9 @@ static void test_wrong_tables(void **state)
 {
     (void)state;
     make_catalog(1);
-    run_sql("DROP TABLE event");
+    run_sql("DROP TABLE events");
     expect_set_aside();
-    run_sql("ALTER TABLE event RENAME COLUMN peer TO pear");
+    run_sql("ALTER TABLE events RENAME COLUMN peer TO pear");
     expect_set_aside();
     run_sql("PRAGMA user_version = -1");
     expect_set_aside();
@@ -262,14 +262,14 @@ static void test_newer(void **state)
     make_catalog(1);
     run_sql("PRAGMA user_version = 2");
     expect_refused("catalog of version 2, this bitmapd knows versions up to 1");
-    run_sql("PRAGMA user_version = 2147483647; DROP TABLE event");
+    run_sql("PRAGMA user_version = 2147483647; DROP TABLE events");
     expect_refused("catalog of version 2147483647, this bitmapd knows versions up to 1");
 }
 
 static void test_foreign(void **state)
 {
     (void)state;
-    run_sql("CREATE TABLE event (x)");
+    run_sql("CREATE TABLE events (x)");
     expect_refused("a database of another program: expected application_id 0x626d7063, found "
                    "0x00000000");
     run_sql("PRAGMA application_id = 0x0f055112; PRAGMA user_version = 1");
@@ -297,7 +297,7 @@ static void test_migration(void **state)
                                         "SELECT user_version, application_id, journal_mode, n FROM"
                                         " pragma_user_version, pragma_application_id,"
                                         " pragma_journal_mode,"
-                                        " (SELECT count(*) AS n FROM event)",
+                                        " (SELECT count(*) AS n FROM events)",
                                         -1, &statement, NULL),
                      SQLITE_OK);
     assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
@@ -309,13 +309,13 @@ static void test_migration(void **state)
 
     /* The history of one drive is found without going through that of all. */
     assert_int_equal(sqlite3_prepare_v2(db,
-                                        "EXPLAIN QUERY PLAN SELECT kind FROM event WHERE drive = ?"
+                                        "EXPLAIN QUERY PLAN SELECT kind FROM events WHERE drive = ?"
                                         " ORDER BY id DESC LIMIT ?",
                                         -1, &statement, NULL),
                      SQLITE_OK);
     assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
     assert_string_equal((const char *)sqlite3_column_text(statement, 3),
-                        "SEARCH event USING INDEX event_by_drive (drive=?)");
+                        "SEARCH events USING INDEX events_by_drive (drive=?)");
     assert_int_equal(sqlite3_step(statement), SQLITE_DONE);
     assert_int_equal(sqlite3_finalize(statement), SQLITE_OK);
     assert_int_equal(sqlite3_close(db), SQLITE_OK);

@@ -233,7 +233,7 @@ static void test_all_or_none(void **state)
     (void)state;
     struct catalog *catalog = open_catalog(100);
     assert_true(catalog_append(catalog, events, 2, &error) < 0);
-    assert_non_null(strstr(error.text, "event.kind"));
+    assert_non_null(strstr(error.text, "events.kind"));
     assert_int_equal(look(catalog, NULL, 10)->count, 0);
     append_numbered(catalog, 1, 1);
     assert_int_equal(look(catalog, NULL, 10)->count, 1);
