@@ -28,8 +28,9 @@
  *
  * Errors: -errno with words.  -EBADMSG: the bytes are not what the format
  * allows (the text names the structure, its offset, what was found, what was
- * expected); such a file is never written to.  -EBUSY: another process holds
- * the image locks.
+ * expected); such a file is never written to.  -ENOTSUP: a sound image that
+ * this version does not write to (it has a disk of its own, snapshots, ...).
+ * -EBUSY: another process holds the image locks.
  */
 struct container;
 struct container_txn;
@@ -46,9 +47,9 @@ struct uuid {
 };
 
 struct container_create_options {
-    uint32_t cluster_bits;   /* CONTAINER_CLUSTER_BITS_MIN … _MAX */
-    struct uuid uuid;        /* the container's own, random */
-    struct uuid boot_id;     /* of this host's boot; zero when made offline */
+    uint32_t cluster_bits;         /* CONTAINER_CLUSTER_BITS_MIN … _MAX */
+    struct uuid uuid;              /* the container's own, random */
+    struct uuid boot_id;           /* of this host's boot; zero when made offline */
     struct file_identity identity; /* of the file being made */
 };
 
@@ -77,6 +78,16 @@ int container_open(struct file *file, unsigned flags, struct container **ret, st
 void container_close(struct container *container);
 void container_closep(struct container **container);
 
+/*
+ * How large the file may grow, in bytes; 0, as at first, for no limit but the
+ * format's.  What is beyond already stays.  Allocations that would go past
+ * fail with -ENOSPC.
+ */
+void container_set_max_size(struct container *container, uint64_t max_size);
+
+/* A random (version 4) UUID.  -errno when the kernel has no randomness to give. */
+int container_new_uuid(struct uuid *ret);
+
 struct container_info {
     uint32_t cluster_size; /* bytes */
     uint64_t virtual_size; /* bytes; 0 for external containers */
@@ -87,11 +98,14 @@ struct container_info {
     struct uuid commit_id;
     uint64_t applied_seq; /* every record up to this one is in the container */
     bool clean;
-    struct uuid boot_id;            /* of the boot that made the last commit */
-    struct file_identity identity;  /* as recorded by the last commit */
+    struct uuid boot_id;           /* of the boot that made the last commit */
+    struct file_identity identity; /* as recorded by the last commit */
     bool has_private;   /* false: a plain draft container of a foreign tool, no CRCs to check */
     bool used_mirror;   /* the header block was bad and read from its mirror */
     bool foreign_write; /* another program opened it for writing (autoclear bit gone) */
+    /* Header bytes 104 … 115 were not what the last commit wrote, as after a write by QEMU; its
+     * copy was used.  This and the two above tell what was found at open. */
+    bool fields_restored;
     /* Why nothing in the state payload can be believed (blob or bitmap table damaged or missing),
      * or empty.  The bitmaps that could be listed are, all with damage set. */
     char state_damage[256];
@@ -136,8 +150,7 @@ enum container_cluster_kind {
  * damage.
  */
 int container_bitmap_read(struct container *container, uint32_t index, uint32_t l1_index,
-                          void *buffer, enum container_cluster_kind *ret_kind,
-                          struct error *error);
+                          void *buffer, enum container_cluster_kind *ret_kind, struct error *error);
 
 /* The opaque payload of the last commit; borrowed until the next commit or close. */
 void container_state(const struct container *container, const void **ret_payload,
@@ -149,7 +162,10 @@ void container_state(const struct container *container, const void **ret_payload
  * memory stays bounded; nothing of the old commit is touched until
  * container_commit() switches over.  A failure of any call fails the whole
  * transaction: the caller must container_abort(), which leaves the container
- * as if it had never begun, and may begin anew.
+ * as if it had never begun, and may begin anew.  One transaction at a time.
+ *
+ * The damage of a bitmap stays with it through commits, until one transaction
+ * has written or zeroed every one of its clusters.
  */
 int container_begin(struct container *container, struct container_txn **ret, struct error *error);
 
@@ -158,15 +174,21 @@ int container_txn_add(struct container_txn *txn, uint64_t id, const char *name,
                       uint32_t granularity, uint64_t sectors, struct error *error);
 
 /*
- * Changes name or size of the entry @id.  With a new size the L1 table gets
- * its new length: entries beyond are dropped, new ones are zeros; the caller
- * then writes the clusters whose bits changed.
+ * Changes name or size of the entry @id (@name NULL, @sectors 0: kept).  With a new size the L1
+ * table gets its new length: entries beyond are dropped, new ones are zeros; the caller then writes
+ * the clusters whose bits changed.
  */
-int container_txn_update(struct container_txn *txn, uint64_t id, const char *name,
-                         uint64_t sectors, struct error *error);
+int container_txn_update(struct container_txn *txn, uint64_t id, const char *name, uint64_t sectors,
+                         struct error *error);
 
-/* Removes the entry @id and all its clusters. */
+/* Removes the entry @id and all its clusters.  The id may not be added again. */
 int container_txn_remove(struct container_txn *txn, uint64_t id, struct error *error);
+
+/*
+ * The same for an entry without an id (foreign, or of a container whose state
+ * was damaged), by its index in the last commit.
+ */
+int container_txn_remove_foreign(struct container_txn *txn, uint32_t index, struct error *error);
 
 /* The cluster at @l1_index becomes zeros (no cluster is allocated for it). */
 int container_txn_zero(struct container_txn *txn, uint64_t id, uint32_t l1_index,
@@ -177,15 +199,15 @@ int container_txn_zero(struct container_txn *txn, uint64_t id, uint32_t l1_index
  * followed by zero bytes.  Bits beyond the bitmap's last granule must be 0.
  * A cluster of nothing but zeros is stored as container_txn_zero() does.
  */
-int container_txn_write(struct container_txn *txn, uint64_t id, uint32_t l1_index,
-                        const void *bits, size_t length_bytes, struct error *error);
+int container_txn_write(struct container_txn *txn, uint64_t id, uint32_t l1_index, const void *bits,
+                        size_t length_bytes, struct error *error);
 
 struct container_commit_options {
-    const void *state;      /* the new opaque payload */
-    size_t state_bytes;     /* <= CONTAINER_STATE_BYTES_MAX */
-    uint64_t applied_seq;   /* never less than before */
-    bool clean;             /* the last act before exit */
-    struct uuid commit_id;  /* random */
+    const void *state;     /* the new opaque payload */
+    size_t state_bytes;    /* <= CONTAINER_STATE_BYTES_MAX */
+    uint64_t applied_seq;  /* never less than before */
+    bool clean;            /* the last act before exit */
+    struct uuid commit_id; /* random */
     struct uuid boot_id;
     struct file_identity identity;
 };

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_CONTAINER_FORMAT_H
+#define BITMAPD_DAEMON_CONTAINER_FORMAT_H
+
+/*
+ * The bytes of a container.  "qcow2" marks what the qcow2 specification
+ * (version 3) rules, "draft" what the dirty bitmap draft of 2015 adds to it,
+ * "ours" what no other program knows.  qcow2 and draft structures are big
+ * endian, the state blob is little endian.  All offsets in the file are in
+ * bytes and, unless said otherwise, multiples of the cluster size.
+ */
+
+/*
+ * Header (at byte 0 of the file; qcow2 up to byte 104):
+ *
+ *     0  u32  magic, "QFI\xfb"
+ *     4  u32  version: 3
+ *     8  u64  backing file name: offset; 0 = none (any other: not written to)
+ *    16  u32  its length
+ *    20  u32  cluster_bits, 9 … 21
+ *    24  u64  virtual size: 0 in an external container (else: not written to)
+ *    32  u32  crypt_method: 0 (else: not written to)
+ *    36  u32  entries in the active L1 table: 0 (else: not written to)
+ *    40  u64  its offset; meaningless without entries
+ *    48  u64  refcount table: offset
+ *    56  u32  refcount table: clusters, >= 1
+ *    60  u32  snapshots: 0 (else: not written to)
+ *    64  u64  snapshot table: offset; meaningless without snapshots
+ *    72  u64  incompatible feature bits: 0 (qcow2's own: not written to; others: not read)
+ *    80  u64  compatible feature bits: kept
+ *    88  u64  autoclear feature bits: 0 and 1 are qcow2's and kept, 63 is ours, others are
+ *             cleared by our first commit, as qcow2 demands of a program that does not know them
+ *    96  u32  refcount_order, 0 … 6
+ *   100  u32  header_length; >= 116 read, >= 120 written
+ *   104  u32  draft: nb_dirty_bitmaps
+ *   108  u64  draft: dirty_bitmaps_offset; meaningless without bitmaps, we write 0 then
+ *   116  u32  zero, so that header_length is a multiple of 8 as qcow2 asks
+ *
+ * Fields that a longer header holds are kept as they are.
+ */
+#define HEADER_MAGIC                   0
+#define HEADER_VERSION                 4
+#define HEADER_BACKING_OFFSET          8
+#define HEADER_BACKING_LENGTH          16
+#define HEADER_CLUSTER_BITS            20
+#define HEADER_VIRTUAL_SIZE            24
+#define HEADER_CRYPT_METHOD            32
+#define HEADER_L1_ENTRIES              36
+#define HEADER_L1_OFFSET               40
+#define HEADER_REFCOUNT_TABLE_OFFSET   48
+#define HEADER_REFCOUNT_TABLE_CLUSTERS 56
+#define HEADER_SNAPSHOTS               60
+#define HEADER_SNAPSHOTS_OFFSET        64
+#define HEADER_INCOMPATIBLE            72
+#define HEADER_COMPATIBLE              80
+#define HEADER_AUTOCLEAR               88
+#define HEADER_REFCOUNT_ORDER          96
+#define HEADER_LENGTH                  100
+#define HEADER_BITMAPS                 104
+#define HEADER_BITMAPS_OFFSET          108
+
+#define HEADER_MAGIC_VALUE             0x514649fbu
+#define HEADER_VERSION_VALUE           3u
+#define HEADER_BYTES_MIN               116u /* up to dirty_bitmaps_offset's end */
+#define HEADER_BYTES                   120u /* as we write it */
+#define HEADER_FIELDS_OFFSET           104u /* the draft's fields, of which the extension has a copy */
+#define HEADER_FIELDS_BYTES            12u
+
+#define HEADER_REFCOUNT_ORDER_MAX      6u
+#define HEADER_REFCOUNT_ORDER_DEFAULT  4u
+
+#define INCOMPATIBLE_DIRTY             (UINT64_C(1) << 0)
+#define INCOMPATIBLE_CORRUPT           (UINT64_C(1) << 1)
+#define INCOMPATIBLE_EXTERNAL_DATA     (UINT64_C(1) << 2)
+#define INCOMPATIBLE_COMPRESSION       (UINT64_C(1) << 3) /* byte 104 is compression_type then */
+#define INCOMPATIBLE_EXTENDED_L2       (UINT64_C(1) << 4)
+#define INCOMPATIBLE_KNOWN             UINT64_C(0x1f)
+
+/*
+ * Set by every commit of ours.  A program that opens the image for writing
+ * and does not know the bit must clear it: its absence beside our extension
+ * says that somebody did.
+ */
+#define AUTOCLEAR_OURS (UINT64_C(1) << 63)
+#define AUTOCLEAR_KEPT (AUTOCLEAR_OURS | UINT64_C(3))
+
+/*
+ * Header extensions follow at header_length (qcow2): u32 type, u32 length of
+ * the data, data, zero padding to 8; type 0 ends them.  The "header block" is
+ * everything from byte 0 to the end of the end mark; it lies in cluster 0.
+ */
+#define EXTENSION_HEADER_BYTES   8u
+#define EXTENSION_END            0x00000000u
+#define EXTENSION_PRIVATE        0x424d4150u /* ours, "BMAP" */
+#define EXTENSION_FEATURE_NAMES  0x6803f857u /* text only: refers to no cluster */
+#define EXTENSION_BACKING_FORMAT 0xe2792acau /* text only */
+#define EXTENSION_DATA_FILE      0x44415441u /* text only */
+
+/*
+ * Our extension's data, version 1 (big endian, as everything around it):
+ *
+ *     0  u64  state blob: offset
+ *     8  u64  state blob: length in bytes, >= STATE_HEADER_BYTES
+ *    16  u64  mirror: offset.  A cluster that holds a copy of the header block.
+ *    24  u32  version: 1
+ *    28  16   container UUID
+ *    44  16   commit id, random
+ *    60  u64  applied_seq
+ *    68  u32  clean: 0 or 1
+ *    72  16   boot id of the commit's host
+ *    88  u64  the file's inode
+ *    96  u64  the file's birth time, ns since the epoch
+ *   104  12   copy of header bytes 104 … 115; believed instead of them, since QEMU zeroes some
+ *   116  u32  CRC32C of the header block, this field taken as zero
+ *   120  u32  CRC32C of these 128 bytes, this field and the one before taken as zero: it still
+ *             vouches for the extension when another program has rewritten the header around it
+ *   124  u32  zero
+ */
+#define PRIVATE_STATE_OFFSET  0
+#define PRIVATE_STATE_LENGTH  8
+#define PRIVATE_MIRROR_OFFSET 16
+#define PRIVATE_VERSION       24
+#define PRIVATE_UUID          28
+#define PRIVATE_COMMIT_ID     44
+#define PRIVATE_APPLIED_SEQ   60
+#define PRIVATE_CLEAN         68
+#define PRIVATE_BOOT_ID       72
+#define PRIVATE_INODE         88
+#define PRIVATE_BIRTH_TIME    96
+#define PRIVATE_FIELDS        104
+#define PRIVATE_HEADER_CRC    116
+#define PRIVATE_CRC           120
+#define PRIVATE_ZERO          124
+#define PRIVATE_BYTES         128u
+#define PRIVATE_VERSION_VALUE 1u
+
+/*
+ * Refcount table (qcow2): u64 offsets of refcount blocks, 0 = all its clusters
+ * have refcount 0; bits 0 … 8 zero.  A block is one cluster of counters of
+ * 1 << refcount_order bits; the narrow ones fill a byte from its low bits up.
+ * QEMU reads no table larger than 8 MiB, so neither do we.
+ */
+#define REFCOUNT_TABLE_ENTRY_BYTES 8u
+#define REFCOUNT_TABLE_RESERVED    UINT64_C(0x1ff)
+#define REFCOUNT_TABLE_BYTES_MAX   (UINT64_C(8) << 20)
+
+/*
+ * Bitmap table (draft): contiguous, starts at a cluster, nb_dirty_bitmaps
+ * entries:
+ *
+ *     0  u64  L1 table: offset
+ *     8  u32  L1 table: entries, as many clusters of bits as the bitmap has
+ *    12  u32  granularity in bytes, a power of two, 512 … 2 GiB
+ *    16  u64  size in sectors of 512 bytes
+ *    24  u16  length of the name
+ *    26       name, then zero padding to 8
+ */
+#define TABLE_L1_OFFSET       0
+#define TABLE_L1_ENTRIES      8
+#define TABLE_GRANULARITY     12
+#define TABLE_SECTORS         16
+#define TABLE_NAME_LENGTH     24
+#define TABLE_NAME            26
+#define TABLE_ENTRY_ALIGN     8u
+#define TABLE_ENTRY_BYTES_MIN 32u
+
+#define GRANULARITY_MIN       UINT32_C(512)
+#define GRANULARITY_MAX       (UINT32_C(1) << 31)
+#define SECTOR_BYTES          512u
+#define BITMAP_BYTES_LIMIT    (UINT64_C(512) << 20) /* of bits; QEMU's limit */
+
+/*
+ * L1 table (draft): contiguous, starts at a cluster, u64 entries: a standard
+ * cluster descriptor in bits 0 … 61 (bit 0: reads as zeros; bits 9 … 55: offset,
+ * 0 = unallocated, reads as zeros; the rest reserved), bits 62 and 63 zero.
+ */
+#define L1_ENTRY_BYTES 8u
+#define L1_ZERO_FLAG   UINT64_C(1)
+#define L1_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
+
+/*
+ * State blob (ours): contiguous, starts at a cluster.
+ *
+ *     0   8   magic "BMPSTATE"
+ *     8  u32  version: 1
+ *    12  u32  CRC32C of the whole blob, this field taken as zero
+ *    16  u64  length of the whole blob in bytes, as in the extension
+ *    24  16   container UUID, as in the extension
+ *    40  16   commit id, as in the extension
+ *    56  u64  length of the opaque payload, which ends the blob
+ *    64  u64  bitmap table: length in bytes
+ *    72  u32  bitmap table: entries, as in the header
+ *    76  u32  CRC32C of the bitmap table
+ *    80       per bitmap table entry, in its order:
+ *               0  u64  id; 0: an entry that is not ours
+ *               8  u32  flags: bit 0 = its bits are known to be lost
+ *              12  u32  CRC32C of its L1 table (its entries only, not the cluster's rest)
+ *              16  u32  number of data cluster CRCs: one per L1 entry that has an offset and no
+ *                       zero flag; 0 when id is 0
+ *              20  u32  zero
+ *              24       u32 each: CRC32C of the data cluster, in L1 order
+ *             payload
+ */
+#define STATE_MAGIC          0
+#define STATE_VERSION        8
+#define STATE_CRC            12
+#define STATE_LENGTH         16
+#define STATE_UUID           24
+#define STATE_COMMIT_ID      40
+#define STATE_PAYLOAD_LENGTH 56
+#define STATE_TABLE_LENGTH   64
+#define STATE_TABLE_ENTRIES  72
+#define STATE_TABLE_CRC      76
+#define STATE_HEADER_BYTES   80u
+#define STATE_MAGIC_VALUE    "BMPSTATE"
+#define STATE_VERSION_VALUE  1u
+
+#define STATE_ENTRY_ID       0
+#define STATE_ENTRY_FLAGS    8
+#define STATE_ENTRY_L1_CRC   12
+#define STATE_ENTRY_CRCS     16
+#define STATE_ENTRY_ZERO     20
+#define STATE_ENTRY_BYTES    24u
+#define STATE_ENTRY_LOST     1u
+
+#endif

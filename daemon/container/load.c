@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading a container into memory, for container_open() and container_check():
+ * header block, refcount structures, mirror, state blob; load_bitmaps.c does
+ * the rest.  Nothing is written here.
+ *
+ * What is damaged decides how far the damage reaches:
+ *
+ *     header, refcount table or blocks, mirror's place,      -EBADMSG: nothing can be believed,
+ *       two of them in one cluster                             above all not which cluster is free
+ *     state blob, bitmap table                               state_damage: every bitmap
+ *     one bitmap's L1 table or clusters                      that bitmap
+ *
+ * Memory: proportional to the file's size, since each structure must lie in
+ * the file, and clusters that two structures claim are read for the first only.
+ */
+#include "daemon/container/internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+
+    if (!sink) {
+        return;
+    }
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    /* Names come from the file and the text goes to a terminal. */
+    for (char *p = text; *p; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) {
+            *p = '?';
+        }
+    }
+    *(corruption ? &sink->corruptions : &sink->leaks) += count;
+    sink->found(sink->opaque, corruption, text);
+}
+
+/* -EBADMSG, or 1 when the sink took it and the caller is to go on without what is wrong. */
+static int __attribute__((format(printf, 3, 4)))
+problem(struct load_sink *sink, struct error *error, const char *format, ...)
+{
+    struct error what;
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(what.text, sizeof what.text, format, args);
+    va_end(args);
+    if (!sink) {
+        return error_set(error, -EBADMSG, "%s", what.text);
+    }
+    sink_report(sink, true, 1, "%s", what.text);
+    return 1;
+}
+
+/*
+ * References the clusters of a structure that must have them to itself.
+ * Returns 0, or as problem().
+ */
+int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes, const char *what,
+               uint64_t offset, uint64_t bytes, struct error *error)
+{
+    uint64_t size = cluster_bytes(c);
+
+    if (offset & (size - 1)) {
+        return problem(sink, error, "%s: found offset %" PRIu64 ", expected a multiple of %" PRIu64,
+                       what, offset, size);
+    }
+    if (offset > file_bytes || bytes > file_bytes - offset) {
+        return problem(sink, error,
+                       "%s: found offset %" PRIu64 " and length %" PRIu64
+                       ", expected both within the file's %" PRIu64 " bytes",
+                       what, offset, bytes, file_bytes);
+    }
+    uint64_t start = offset >> c->header.cluster_bits;
+    uint64_t count = clusters_for(bytes, c->header.cluster_bits);
+    int r = 0;
+    for (uint64_t i = start; i < start + count && r == 0; i++) {
+        if (c->space.refs[i] != 0) {
+            r = problem(sink, error,
+                        "%s at offset %" PRIu64 ": found cluster %" PRIu64
+                        " in use by another structure, expected it free",
+                        what, offset, i);
+        }
+    }
+    if (r < 0) {
+        return r;
+    }
+    space_ref(&c->space, start, count);
+    return r;
+}
+
+static int load_refcount_table(struct container *c, struct load_sink *sink, uint64_t file_bytes,
+                               struct error *error)
+{
+    struct refcounts *rc = &c->refcounts;
+    CLEANUP_FREE uint8_t *table = NULL;
+    uint64_t bytes, size = cluster_bytes(c);
+    int r;
+
+    rc->cluster_bits = c->header.cluster_bits;
+    rc->order = c->header.refcount_order;
+    rc->table_offset = c->header.refcount_table_offset;
+    rc->table_clusters = c->header.refcount_table_clusters;
+    bytes = rc->table_clusters << rc->cluster_bits;
+    if (rc->table_clusters == 0 || bytes > max_u64(REFCOUNT_TABLE_BYTES_MAX, size)) {
+        return problem(sink, error,
+                       "refcount table (header byte %u): found %" PRIu64
+                       " clusters, expected 1 to %" PRIu64,
+                       HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
+                       max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+    }
+    r = load_claim(c, sink, file_bytes, "refcount table", rc->table_offset, bytes, error);
+    if (r != 0) {
+        return r;
+    }
+    table = malloc(bytes);
+    rc->n_blocks = (uint32_t)(bytes / REFCOUNT_TABLE_ENTRY_BYTES);
+    rc->blocks = calloc(rc->n_blocks, sizeof *rc->blocks);
+    rc->pending = calloc(rc->n_blocks, sizeof *rc->pending);
+    if (!table || !rc->blocks || !rc->pending) {
+        return error_set_errno(error, -ENOMEM, "cannot read the refcount table");
+    }
+    r = file_read(c->file, table, bytes, rc->table_offset);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot read the refcount table at offset %" PRIu64,
+                               rc->table_offset);
+    }
+    for (uint32_t i = 0; i < rc->n_blocks; i++) {
+        uint64_t value = load_be64(table + (size_t)i * REFCOUNT_TABLE_ENTRY_BYTES);
+        char what[80];
+        if (value == 0) {
+            continue;
+        }
+        (void)snprintf(what, sizeof what, "refcount table entry %" PRIu32 " at offset %" PRIu64, i,
+                       rc->table_offset + (uint64_t)i * REFCOUNT_TABLE_ENTRY_BYTES);
+        r = value & REFCOUNT_TABLE_RESERVED
+                ? problem(sink, error, "%s: found 0x%" PRIx64 ", expected bits 0 to 8 clear", what,
+                          value)
+                : load_claim(c, sink, file_bytes, what, value, size, error);
+        if (r < 0) {
+            return r;
+        }
+        if (r == 0) {
+            rc->blocks[i].offset = value;
+        }
+    }
+    return 0;
+}
+
+/* How the counters of one stretch of clusters differ, gathered into one line. */
+struct difference {
+    uint64_t first, last, found, expected;
+    bool any;
+};
+
+static void difference_flush(struct difference *d, struct load_sink *sink)
+{
+    if (d->any) {
+        sink_report(sink, d->found < d->expected, d->last - d->first + 1,
+                    "refcount of clusters %" PRIu64 " to %" PRIu64 ": found %" PRIu64
+                    ", expected %" PRIu64 "%s",
+                    d->first, d->last, d->found, d->expected,
+                    d->found < d->expected ? "" : " (leaked)");
+    }
+    d->any = false;
+}
+
+static void difference_add(struct difference *d, struct load_sink *sink, uint64_t cluster,
+                           uint64_t found, uint64_t expected)
+{
+    if (d->any && d->last + 1 == cluster && d->found == found && d->expected == expected) {
+        d->last = cluster;
+        return;
+    }
+    difference_flush(d, sink);
+    *d = (struct difference){
+        .first = cluster, .last = cluster, .found = found, .expected = expected, .any = true};
+}
+
+static int load_compare_refcounts(struct container *c, struct load_sink *sink, struct error *error)
+{
+    struct refcounts *rc = &c->refcounts;
+    uint64_t size = cluster_bytes(c);
+    uint64_t per_block = refcounts_per_block(rc->cluster_bits, rc->order);
+    uint64_t max = rc->order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << rc->order)) - 1;
+    /* What we do not follow may be what a counter stands for. */
+    bool others = !header_fully_understood(&c->header) || c->state_damage[0];
+    CLEANUP_FREE uint8_t *counters = malloc(size);
+    struct difference d = {0};
+
+    if (!counters) {
+        return error_set_errno(error, -ENOMEM, "cannot compare refcounts");
+    }
+    uint64_t blocks = max_u64(rc->n_blocks, div_round_up(c->space.clusters, per_block));
+    for (uint64_t b = 0; b < blocks; b++) {
+        bool exists = b < rc->n_blocks && rc->blocks[b].offset != 0;
+        uint64_t first = b * per_block;
+        if (exists) {
+            int r = file_read(c->file, counters, size, rc->blocks[b].offset);
+            if (r < 0) {
+                return error_set_errno(error, r,
+                                       "cannot read the refcount block at offset %" PRIu64,
+                                       rc->blocks[b].offset);
+            }
+        } else if (first >= c->space.clusters) {
+            continue;
+        } else {
+            memset(counters, 0, size);
+        }
+        for (uint64_t i = 0; i < per_block; i++) {
+            uint64_t cluster = first + i;
+            bool inside = cluster < c->space.clusters;
+            uint64_t have = refcount_get(counters, rc->order, i);
+            uint64_t want = inside ? min_u64(c->space.refs[cluster], max) : 0;
+            if (have == want) {
+                continue;
+            }
+            if (have < want) {
+                rc->uncovered |= !exists;
+                refcounts_flag(rc, b, REFCOUNT_RAISE);
+                difference_add(&d, sink, cluster, have, want);
+            } else if (others && want == 0) {
+                if (inside) {
+                    space_mark(&c->space, cluster, 1, REFS_PINNED);
+                }
+            } else {
+                c->leaked_clusters++;
+                refcounts_flag(rc, b, REFCOUNT_LOWER);
+                difference_add(&d, sink, cluster, have, want);
+            }
+        }
+    }
+    difference_flush(&d, sink);
+    return 0;
+}
+
+void load_state_damaged(struct container *c, struct load_sink *sink, const char *why)
+{
+    if (c->state_damage[0] == '\0') {
+        (void)snprintf(c->state_damage, sizeof c->state_damage, "%.255s", why);
+    }
+    sink_report(sink, true, 1, "%s", why);
+}
+
+static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_bytes,
+                     struct error *error)
+{
+    const struct private_extension *p = &c->header.private;
+    CLEANUP_FREE uint8_t *bytes = NULL;
+    struct error why;
+    int r;
+
+    uint64_t longest = STATE_HEADER_BYTES + CONTAINER_STATE_BYTES_MAX +
+                       (uint64_t)STATE_ENTRY_BYTES * CONTAINER_BITMAPS_MAX + 4 * c->space.clusters;
+    if (p->state_offset > file_bytes || p->state_bytes > file_bytes - p->state_offset ||
+        p->state_bytes > longest) {
+        (void)error_set(&why, -EBADMSG,
+                        "state blob: found offset %" PRIu64 " and length %" PRIu64
+                        ", expected both within the file's %" PRIu64 " bytes",
+                        p->state_offset, p->state_bytes, file_bytes);
+        load_state_damaged(c, sink, why.text);
+        return 0;
+    }
+    r = load_claim(c, sink, file_bytes, "state blob", p->state_offset, p->state_bytes, error);
+    if (r != 0) {
+        return r;
+    }
+    c->blob_claimed = true;
+    bytes = malloc(p->state_bytes ? p->state_bytes : 1);
+    if (!bytes) {
+        return error_set_errno(error, -ENOMEM, "cannot read the state blob");
+    }
+    r = file_read(c->file, bytes, p->state_bytes, p->state_offset);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot read the state blob at offset %" PRIu64,
+                               p->state_offset);
+    }
+    r = blob_parse(bytes, p->state_bytes, p, &c->blob, &why);
+    if (r < 0) {
+        load_state_damaged(c, sink, why.text);
+        return 0;
+    }
+    bytes = NULL; /* the blob's now */
+    return 0;
+}
+
+/* After the structures, so that their clusters are known. */
+static int load_checked(struct container *c, struct load_sink *sink, uint64_t file_bytes,
+                        struct error *error)
+{
+    uint64_t size = cluster_bytes(c);
+    int r;
+
+    space_ref(&c->space, 0, 1);
+    r = load_refcount_table(c, sink, file_bytes, error);
+    if (r < 0) {
+        return r;
+    }
+    if (c->header.has_private) {
+        r = load_claim(c, sink, file_bytes, "mirror", c->header.private.mirror_offset, size, error);
+        if (r >= 0) {
+            r = load_blob(c, sink, file_bytes, error);
+        }
+        if (r < 0) {
+            return r;
+        }
+    }
+    r = load_bitmaps(c, sink, file_bytes, error);
+    if (r < 0) {
+        return r;
+    }
+    return load_compare_refcounts(c, sink, error);
+}
+
+int container_load(struct file *file, struct load_sink *sink, struct container **ret,
+                   struct error *error)
+{
+    CLEANUP(container_unloadp) struct container *c = calloc(1, sizeof *c);
+    uint64_t file_bytes, clusters;
+    int r;
+
+    if (!c) {
+        return error_set_errno(error, -ENOMEM, "cannot open the container");
+    }
+    c->file = file;
+    r = file_size(file, &file_bytes);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot tell the container's size");
+    }
+    r = header_find(file, file_bytes, &c->header, &c->used_mirror, error);
+    if (r < 0) {
+        return r;
+    }
+    c->fields_restored = c->header.fields_restored;
+    c->foreign_write = c->header.has_private && !(c->header.autoclear & AUTOCLEAR_OURS);
+    if (c->header.bitmaps > CONTAINER_BITMAPS_MAX) {
+        return error_set(error, -EBADMSG,
+                         "header, nb_dirty_bitmaps (byte %u): found %" PRIu32
+                         ", expected at most %u",
+                         HEADER_BITMAPS, c->header.bitmaps, CONTAINER_BITMAPS_MAX);
+    }
+    clusters = clusters_for(file_bytes, c->header.cluster_bits);
+    if (clusters > CLUSTERS_MAX) {
+        return error_set(error, -EFBIG,
+                         "the file has %" PRIu64 " clusters, this program handles %" PRIu64,
+                         clusters, CLUSTERS_MAX);
+    }
+    r = space_init(&c->space, clusters);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot open the container");
+    }
+    if (sink && c->used_mirror) {
+        sink_report(sink, true, 1,
+                    "header at offset 0: it is damaged; its mirror at offset %" PRIu64 " is whole",
+                    c->header.private.mirror_offset);
+    }
+    r = load_checked(c, sink, file_bytes, error);
+    if (r < 0) {
+        return r;
+    }
+    *ret = STEAL(c);
+    return 0;
+}
+
+void container_unload(struct container *c)
+{
+    if (!c) {
+        return;
+    }
+    for (uint32_t i = 0; i < c->directory.n; i++) {
+        entry_free(c->directory.entries[i]);
+    }
+    directory_deinit(&c->directory);
+    blob_deinit(&c->blob);
+    refcounts_deinit(&c->refcounts);
+    space_deinit(&c->space);
+    runs_deinit(&c->limbo);
+    header_deinit(&c->header);
+    free(c);
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which header block to believe.
+ *
+ *   the block at byte 0 …                          … and then
+ *   has our extension and a good CRC               is believed
+ *   has our extension with its own CRC good, and   was rewritten by another program, which had to
+ *     the autoclear bit is gone                    clear the bit: believed, draft fields from the
+ *                                                  extension's copy; the caller sees the bit
+ *   has neither our extension nor our bit          is a foreign tool's: believed
+ *   is anything else                               is damaged: the mirror is believed
+ *
+ * The mirror is at the offset the extension names if that can be believed.
+ * Otherwise it is searched for, at every place a cluster could start: a block
+ * with good CRCs that names its own offset as the mirror's.  Bits that a client
+ * may write could be made to look like one, so two that disagree are none.
+ */
+#include "daemon/container/internal.h"
+
+#define SEARCH_STEP  512u /* the smallest cluster */
+#define SEARCH_BYTES (UINT32_C(1) << 20)
+
+/* A header block at @offset that may stand in for the one at byte 0. */
+static int mirror_read(struct file *file, uint64_t file_bytes, uint64_t offset,
+                       const struct uuid *uuid, struct header *ret, struct error *error)
+{
+    CLEANUP(header_deinit) struct header h = {0};
+    int r;
+
+    r = header_read(file, file_bytes, offset, &h, error);
+    if (r < 0) {
+        return r;
+    }
+    if (!h.has_private || !h.crc_good) {
+        return error_set(error, -EBADMSG, "mirror at offset %" PRIu64 ": its CRC is wrong", offset);
+    }
+    if (h.private.mirror_offset != offset || (offset & ((UINT64_C(1) << h.cluster_bits) - 1))) {
+        return error_set(error, -EBADMSG,
+                         "mirror at offset %" PRIu64 ": found offset %" PRIu64
+                         " for itself, expected the same",
+                         offset, h.private.mirror_offset);
+    }
+    if (uuid && memcmp(uuid, &h.private.uuid, sizeof *uuid) != 0) {
+        return error_set(error, -EBADMSG,
+                         "mirror at offset %" PRIu64 ": it belongs to another container", offset);
+    }
+    *ret = h;
+    h = (struct header){0};
+    return 0;
+}
+
+/* 0 and the mirror; -ENOENT when there is none or they disagree; other errors are of I/O. */
+static int mirror_search(struct file *file, uint64_t file_bytes, struct header *ret)
+{
+    CLEANUP(header_deinit) struct header found = {0};
+    CLEANUP_FREE uint8_t *buffer = malloc(SEARCH_BYTES);
+    bool any = false;
+
+    if (!buffer) {
+        return -ENOMEM;
+    }
+    for (uint64_t at = 0; at < file_bytes; at += SEARCH_BYTES) {
+        size_t n = (size_t)min_u64(SEARCH_BYTES, file_bytes - at);
+        int r = file_read(file, buffer, n, at);
+        if (r < 0) {
+            return r;
+        }
+        for (size_t i = 0; i + HEADER_BYTES_MIN <= n; i += SEARCH_STEP) {
+            CLEANUP(header_deinit) struct header candidate = {0};
+            if (at + i == 0 || load_be32(buffer + i) != HEADER_MAGIC_VALUE) {
+                continue;
+            }
+            r = mirror_read(file, file_bytes, at + i, NULL, &candidate, NULL);
+            if (r == -EBADMSG) {
+                continue;
+            }
+            if (r < 0) {
+                return r;
+            }
+            if (any) {
+                return -ENOENT;
+            }
+            any = true;
+            found = candidate;
+            candidate = (struct header){0};
+        }
+    }
+    if (!any) {
+        return -ENOENT;
+    }
+    *ret = found;
+    found = (struct header){0};
+    return 0;
+}
+
+int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool *ret_used_mirror,
+                struct error *error)
+{
+    CLEANUP(header_deinit) struct header h = {0};
+    struct header mirror;
+    struct error why = {{0}};
+    int r;
+
+    r = header_read(file, file_bytes, 0, &h, &why);
+    if (r < 0 && r != -EBADMSG) {
+        if (error) {
+            *error = why;
+        }
+        return r;
+    }
+    if (r == 0) {
+        bool bit = h.autoclear & AUTOCLEAR_OURS;
+        bool believed = h.has_private ? h.crc_good || (h.private_crc_good && !bit) : !bit;
+        if (believed) {
+            *ret = h;
+            h = (struct header){0};
+            *ret_used_mirror = false;
+            return 0;
+        }
+        (void)error_set(&why, -EBADMSG, "header at offset 0: %s",
+                        h.has_private ? "its CRC is wrong"
+                                      : "our autoclear bit is set, but our extension is missing");
+    }
+
+    bool pointer_good = r == 0 && h.has_private && h.private_crc_good;
+    if (pointer_good) {
+        struct error second = {{0}};
+        r = mirror_read(file, file_bytes, h.private.mirror_offset, &h.private.uuid, &mirror,
+                        &second);
+        if (r == -EBADMSG) {
+            return error_set(error, r, "%s, and %s", why.text, second.text);
+        }
+    } else {
+        r = mirror_search(file, file_bytes, &mirror);
+        if (r == -ENOENT) {
+            return error_set(error, -EBADMSG, "%s", why.text);
+        }
+    }
+    if (r < 0) {
+        return error_set_errno(error, r, "%s, and its mirror cannot be read", why.text);
+    }
+    *ret = mirror;
+    *ret_used_mirror = true;
+    return 0;
+}
