@@ -137,7 +137,7 @@ static int quick_check(sqlite3 *db, const char *path, struct error *error)
 /* Version of our schema, 0 for an empty database; refuses what is not ours. */
 static int judge(sqlite3 *db, const char *path, uint32_t *ret_version, struct error *error)
 {
-    int64_t application, version, objects;
+    int64_t application = 0, version = 0, objects = 0;
     int r = query_number(db, path, "PRAGMA application_id", &application, error);
 
     if (r == 0) {
@@ -225,7 +225,7 @@ static bool log_exists(const char *path)
 int database_open(const char *path, sqlite3 **ret, struct error *error)
 {
     CLEANUP(database_closep) sqlite3 *db = NULL;
-    uint32_t version;
+    uint32_t version = 0;
 
     int r = file_prepare(path, error);
     if (r < 0) {

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""lint.py includes|manual|protocol|sources|style ROOT: prints what is wrong; 0 clean, 1 not, 77 not checked."""
+"""lint.py includes|manual|sources|style ROOT: prints what is wrong; 0 clean, 1 not, 77 not checked."""
 
 import os
 import sys
 
 import includes
 import manual
-import protocol
 import sources
 import style
 from tree import Tree
@@ -15,7 +14,6 @@ from tree import Tree
 CHECKS = {
     "includes": includes.check,
     "manual": manual.check,
-    "protocol": protocol.check,
     "sources": sources.check,
     "style": style.check,
 }

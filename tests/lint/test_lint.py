@@ -11,7 +11,6 @@ import unittest
 import includes
 import lint
 import manual
-import protocol
 import sources
 import style
 from tree import Tree
@@ -110,78 +109,6 @@ class IncludesTest(LintTest):
         })
         self.assertEqual(includes.check(tree), ["proto/b.c: no CMakeLists.txt lists it",
                                                 "proto/d.c: no CMakeLists.txt lists it"])
-
-
-class ProtocolTest(LintTest):
-    """A protocol of two operations; each test changes one word of it."""
-
-    FILES = {
-        "proto/protocol.md": """
-## Operations
-| number | operation | request | replies | statuses |
-|---|---|---|---|---|
-| 1 | HELLO | hello | empty | |
-| 16 | DRIVE_LIST | empty | empty | |
-
-## Messages
-### empty
-No fields.
-### hello
-| type | field | meaning |
-|---|---|---|
-| u32 | magic | |
-| strings | words | |
-
-## Status
-| number | name | meaning | errno |
-|---|---|---|---|
-| 0 | ok | done | |
-| 5 | not-found | no such | ENOENT |
-""",
-        "proto/message.h": """
-enum { OPERATION_HELLO = 1, OPERATION_DRIVE_LIST = 16 };
-struct message_hello {
-    uint32_t magic; /* uint8_t not; */
-    struct wire_strings words;
-};
-""",
-        "proto/layout.c": """
-static const struct field hello_fields[] = {
-    FIELD(message_hello, magic),
-    FIELD(message_hello, words),
-};
-    [OPERATION_HELLO] = {"hello", MESSAGE_HELLO},
-    [OPERATION_DRIVE_LIST] = {"drive-list", MESSAGE_EMPTY},
-""",
-        "proto/status.h": "enum { STATUS_OK = 0, STATUS_NOT_FOUND = 5, STATUS_END };",
-        "proto/status.c": '[STATUS_OK] = {"ok", "Done", 0},\n'
-                          '[STATUS_NOT_FOUND] = {"not-found",\n "No such", -ENOENT},',
-    }
-
-    def test_good(self):
-        self.assertEqual(protocol.check(self.tree(self.FILES)), [])
-
-    def test_differences(self):
-        for path, before, after, findings in (
-                ("proto/protocol.md", "| 16 |", "| 17 |", 1),
-                ("proto/protocol.md", "DRIVE_LIST | empty", "DRIVE_LIST | hello", 1),
-                ("proto/protocol.md", "| u32 | magic", "| u16 | magic", 1),
-                ("proto/protocol.md", "| strings | words | |\n", "", 1),
-                ("proto/protocol.md", "| 5 |", "| 6 |", 1),
-                ("proto/protocol.md", "ENOENT", "EIO", 1),
-                ("proto/protocol.md", "### hello", "### hallo", 2),
-                ("proto/message.h", "uint32_t", "uint64_t", 1),
-                ("proto/message.h", "    struct wire_strings words;\n", "", 2),
-                ("proto/message.h", "LIST = 16", "LIST = 17", 1),
-                ("proto/message.h", "LIST = 16", "LIST = 16, OPERATION_NEW = 17", 1),
-                ("proto/layout.c", "    FIELD(message_hello, words),\n", "", 1),
-                ("proto/layout.c", "MESSAGE_EMPTY", "MESSAGE_HELLO", 1),
-                ("proto/status.h", "= 5", "= 5, STATUS_NEW = 6", 1),
-                ("proto/status.c", "-ENOENT", "-EIO", 1),
-        ):
-            self.assertIn(before, self.FILES[path])
-            files = dict(self.FILES, **{path: self.FILES[path].replace(before, after)})
-            self.assertEqual(len(protocol.check(self.tree(files))), findings, (path, after))
 
 
 class SourcesTest(LintTest):
