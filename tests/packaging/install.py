@@ -3,12 +3,13 @@
 """Installs the build into a scratch DESTDIR and judges what is there.
 
 Every file is expected by name, so that one that is forgotten or left over shows; systemd reads the
-units with the installed daemon in their ExecStart=; and a program is built, linked and run against
+units with the installed programs in their Exec…= lines; and a program is built, linked and run against
 the installed library with nothing but what pkg-config says.
 """
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def check_units(o, root):
                 text = file.read()
             if "@" in text:
                 problems.append(f"{name}: a variable was not replaced")
-            text = text.replace("ExecStart=", f"ExecStart={root}")
+            text = re.sub(r"^(Exec\w+=)", rf"\g<1>{root}", text, flags=re.M)
             units.append(os.path.join(folder, name))
             with open(units[-1], "w", encoding="utf-8") as file:
                 file.write(text)
