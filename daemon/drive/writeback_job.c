@@ -9,6 +9,7 @@
 
 #include "proto/base/checked.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -60,11 +61,21 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
         return error_set(error, -ENOMEM, "out of memory");
     }
 
-    /* First all names and sizes, so that a name given up by one can be taken by another. */
     for (uint32_t i = 0; i < job->removed_count; i++) {
         uint32_t index;
         if (container_bitmap_find(container, job->removed[i], &index) == 0) {
             int r = container_txn_remove(txn, job->removed[i], error);
+            if (r < 0) {
+                return r;
+            }
+        }
+    }
+    /* Names move in two steps, so that bitmaps may exchange theirs. */
+    for (uint32_t i = 0; i < job->count; i++) {
+        char aside[32];
+        (void)snprintf(aside, sizeof aside, "@%" PRIu64, job->bitmaps[i].id);
+        if (job->bitmaps[i].stored && job->bitmaps[i].renamed) {
+            int r = container_txn_update(txn, job->bitmaps[i].id, aside, 0, error);
             if (r < 0) {
                 return r;
             }
@@ -137,6 +148,7 @@ static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
         .sectors = div_round_up(bitmap->drive->size, 512),
         .committed = bitmap->committed,
         .stored = bitmap->stored,
+        .renamed = bitmap->changed > bitmap->committed,
         .name = strdup(name),
     };
     job->count++;

@@ -11,6 +11,7 @@ struct job_bitmap {
     uint64_t sectors;
     uint64_t committed;
     bool stored;
+    bool renamed; /* its name or size may differ from what is stored */
     struct bitmap *snapshot;
 };
 

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a start finds after an orderly stop, a crash, a copy, and damage. */
+#include "tests/drive/harness.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB (UINT64_C(1) << 20)
+
+static void fill(struct harness *harness)
+{
+    harness_add_drive(harness, "vm1", 8 * MIB + 1);
+    harness_add_drive(harness, "vg0/lv1", 100000);
+    harness_add_bitmap(harness, "vm1/a", 512, false);
+    harness_add_bitmap(harness, "vm1/off", 4096, true);
+    harness_add_bitmap(harness, "vg0/lv1/b", 65536, false);
+    harness_mark(harness, "vm1", 0, 1);
+    harness_mark(harness, "vm1", 4 * MIB, MIB);
+    harness_mark(harness, "vm1", 8 * MIB, 1);
+}
+
+static void check_filled(struct harness *harness)
+{
+    assert_true(harness_is_dirty(harness, "vm1/a", 0));
+    assert_false(harness_is_dirty(harness, "vm1/a", 512));
+    assert_true(harness_is_dirty(harness, "vm1/a", 4 * MIB));
+    assert_true(harness_is_dirty(harness, "vm1/a", 5 * MIB - 1));
+    assert_false(harness_is_dirty(harness, "vm1/a", 5 * MIB));
+    assert_true(harness_is_dirty(harness, "vm1/a", 8 * MIB));
+    assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(harness, "vm1/a")), 512 + MIB + 1);
+    assert_int_equal(drive_bitmap_dirty_count(harness_bitmap(harness, "vg0/lv1/b")), 0);
+}
+
+static void orderly_stop_keeps_everything(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    harness_open(&harness);
+    fill(&harness);
+    check_filled(&harness);
+    uint64_t sequence = model_sequence(harness.model);
+    assert_int_equal(harness_close(&harness), 0);
+
+    for (int i = 0; i < 3; i++) {
+        harness_open(&harness);
+        check_filled(&harness);
+        assert_true(model_sequence(harness.model) > sequence);
+        assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, VALIDITY_EXACT);
+        assert_true(harness_bitmap(&harness, "vm1/a")->recording);
+        assert_false(harness_bitmap(&harness, "vm1/off")->recording);
+        assert_true(harness_bitmap(&harness, "vm1/off")->gap);
+        assert_int_equal(harness_drive(&harness, "vm1")->size, 8 * MIB + 1);
+        assert_int_equal(harness_close(&harness), 0);
+    }
+    harness_deinit(&harness);
+}
+
+static void fill_and_die(struct harness *harness)
+{
+    fill(harness);
+    harness_add_bitmap(harness, "vg0/lv1/off", 512, true);
+}
+
+static void crash_makes_recording_bitmaps_unknown(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    harness_crash_after(&harness, fill_and_die);
+    harness_open(&harness);
+
+    /* Everything but the marks had been acknowledged, so it is there. */
+    struct drive_bitmap *a = harness_bitmap(&harness, "vm1/a");
+    assert_int_equal(a->validity, VALIDITY_UNKNOWN);
+    assert_non_null(strstr(a->reason, "cleanly"));
+    assert_true(harness_is_dirty(&harness, "vm1/a", 512));
+    assert_int_equal(drive_bitmap_dirty_bytes(a), 8 * MIB + 1);
+    /* A disabled bitmap is exact for its time, but nobody knows what it skipped. */
+    struct drive_bitmap *off = harness_bitmap(&harness, "vg0/lv1/off");
+    assert_int_equal(off->validity, VALIDITY_EXACT);
+    assert_true(off->gap);
+    assert_int_equal(harness_bitmap_do(&harness, RECORD_BITMAP_ENABLE, "vg0/lv1/off"), 0);
+    assert_int_equal(off->validity, VALIDITY_UNKNOWN);
+
+    /* The verdict is durable, and ends with a new history only. */
+    assert_int_equal(harness_close(&harness), 0);
+    harness_open(&harness);
+    a = harness_bitmap(&harness, "vm1/a");
+    assert_int_equal(a->validity, VALIDITY_UNKNOWN);
+    assert_int_equal(harness_bitmap_do(&harness, RECORD_BITMAP_CLEAR_ALL, "vm1/a"), 0);
+    assert_int_equal(a->validity, VALIDITY_EXACT);
+    assert_int_equal(drive_bitmap_dirty_bytes(a), 0);
+    harness_deinit(&harness);
+}
+
+static void flush_and_die(struct harness *harness)
+{
+    fill(harness);
+    assert_int_equal(harness_wait(harness, model_sequence(harness->model)), 0);
+}
+
+static void crash_after_a_flush_still_doubts(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    harness_crash_after(&harness, flush_and_die);
+    harness_open(&harness);
+    assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, VALIDITY_UNKNOWN);
+    harness_deinit(&harness);
+}
+
+static void copy_container(struct harness *harness)
+{
+    char command[1024];
+    (void)snprintf(command, sizeof command, "cp %s %s.copy && mv %s.copy %s", harness->container,
+                   harness->container, harness->container, harness->container);
+    assert_int_equal(system(command), 0);
+}
+
+static void copied_container_is_not_believed(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    harness_open(&harness);
+    fill(&harness);
+    assert_int_equal(harness_close(&harness), 0);
+
+    copy_container(&harness);
+    assert_int_equal(harness_try_open(&harness, MODEL_ACCEPT_COPY), 0);
+    check_filled(&harness);
+    assert_int_equal(harness_close(&harness), 0);
+
+    harness_open(&harness); /* the copy is the container now */
+    check_filled(&harness);
+    assert_int_equal(harness_close(&harness), 0);
+
+    copy_container(&harness);
+    harness_open(&harness);
+    assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, VALIDITY_UNKNOWN);
+    assert_int_equal(harness_bitmap(&harness, "vm1/off")->validity, VALIDITY_UNKNOWN);
+    harness_deinit(&harness);
+}
+
+static void distrust_makes_all_unknown(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    harness_open(&harness);
+    fill(&harness);
+    assert_int_equal(harness_close(&harness), 0);
+    assert_int_equal(harness_try_open(&harness, MODEL_DISTRUST), 0);
+    assert_int_equal(harness_bitmap(&harness, "vm1/off")->validity, VALIDITY_UNKNOWN);
+    assert_int_equal(harness_bitmap(&harness, "vg0/lv1/b")->validity, VALIDITY_UNKNOWN);
+    harness_deinit(&harness);
+}
+
+static void second_daemon_is_refused(void **state)
+{
+    (void)state;
+    struct harness harness, other;
+    harness_init(&harness);
+    harness_open(&harness);
+    other = harness;
+    assert_int_equal(harness_try_open(&other, 0), -EBUSY);
+    harness_deinit(&harness);
+}
+
+static void write_bytes(const char *path, uint64_t offset, const void *bytes, size_t count)
+{
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, count, (off_t)offset), count);
+    assert_int_equal(close(fd), 0);
+}
+
+static void not_a_container_is_not_touched(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    int fd = open(harness.container, O_CREAT | O_WRONLY, 0600);
+    assert_true(fd >= 0);
+    char garbage[5000];
+    memset(garbage, 'x', sizeof garbage);
+    assert_int_equal(write(fd, garbage, sizeof garbage), sizeof garbage);
+    struct stat before, after;
+    assert_int_equal(fstat(fd, &before), 0);
+    assert_int_equal(harness_try_open(&harness, 0), -EBADMSG);
+    assert_non_null(strstr(harness.error.text, harness.container));
+    assert_int_equal(fstat(fd, &after), 0);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(before.st_size, after.st_size);
+    assert_int_equal(before.st_mtim.tv_nsec, after.st_mtim.tv_nsec);
+    harness_deinit(&harness);
+}
+
+/*
+ * Every cluster of a container is spoilt in turn.  Whatever it was, the start
+ * either refuses and leaves the file alone, or what must be dirty is dirty;
+ * and a bitmap that is not unknown is exact.
+ */
+static void any_spoilt_cluster_is_noticed(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    harness_open(&harness);
+    fill(&harness);
+    assert_int_equal(harness_close(&harness), 0);
+
+    char saved[160], command[512];
+    (void)snprintf(saved, sizeof saved, "%s.saved", harness.container);
+    (void)snprintf(command, sizeof command, "cp %s %s", harness.container, saved);
+    assert_int_equal(system(command), 0);
+    struct stat st;
+    assert_int_equal(stat(saved, &st), 0);
+
+    unsigned refused = 0, unknown = 0, exact = 0;
+    for (uint64_t offset = 0; offset < (uint64_t)st.st_size; offset += 512) {
+        (void)snprintf(command, sizeof command, "cat %s > %s", saved, harness.container);
+        assert_int_equal(system(command), 0);
+        uint8_t byte = 0x5a;
+        write_bytes(harness.container, offset + 37, &byte, 1);
+
+        int r = harness_try_open(&harness, 0);
+        if (r < 0) {
+            assert_int_equal(r, -EBADMSG);
+            assert_true(strlen(harness.error.text) > 0);
+            refused++;
+            continue;
+        }
+        struct drive_bitmap *a = harness_bitmap(&harness, "vm1/a");
+        assert_true(harness_is_dirty(&harness, "vm1/a", 0));
+        assert_true(harness_is_dirty(&harness, "vm1/a", 4 * MIB + 512));
+        assert_true(harness_is_dirty(&harness, "vm1/a", 8 * MIB));
+        if (a->validity == VALIDITY_UNKNOWN) {
+            assert_true(strlen(a->reason) > 0);
+            unknown++;
+        } else {
+            check_filled(&harness);
+            exact++;
+        }
+        /* What was repaired by a verdict stays repaired. */
+        enum validity validity = a->validity;
+        assert_int_equal(harness_close(&harness), 0);
+        harness_open(&harness);
+        assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, validity);
+        assert_int_equal(harness_close(&harness), 0);
+    }
+    print_message("spoilt clusters: %u refused, %u unknown, %u harmless\n", refused, unknown,
+                  exact);
+    assert_true(unknown > 0);
+    assert_true(exact > 0);
+    harness_deinit(&harness);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(orderly_stop_keeps_everything),
+        cmocka_unit_test(crash_makes_recording_bitmaps_unknown),
+        cmocka_unit_test(crash_after_a_flush_still_doubts),
+        cmocka_unit_test(copied_container_is_not_believed),
+        cmocka_unit_test(distrust_makes_all_unknown),
+        cmocka_unit_test(second_daemon_is_refused),
+        cmocka_unit_test(not_a_container_is_not_touched),
+        cmocka_unit_test(any_spoilt_cluster_is_noticed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
