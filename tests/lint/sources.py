@@ -6,6 +6,8 @@ import re
 SPDX = "SPDX-License-Identifier: LGPL-2.1-or-later"
 LINES_MAX = 600
 
+ESSAY_WORDS_MIN = 4
+
 # In two pieces, or this file would be its own first finding.
 LATER = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 
@@ -15,8 +17,9 @@ TEXT = (".c", ".h", ".py", ".sh", ".in", ".md", ".txt", ".json", ".yaml", "Makef
 def check_c(path, lines):
     if not lines or lines[0] != f"/* {SPDX} */":
         return [f"{path}:1: does not begin with /* {SPDX} */"]
-    if path.endswith(".c") and (len(lines) < 3 or not lines[1].startswith("/*")
-                                or lines[1].endswith("*/")):
+    essay = re.match(r"/\*(.*?)\*/", "\n".join(lines[1:]), re.S)
+    if path.endswith(".c") and (not essay
+                                or len(re.findall(r"\w+", essay.group(1))) < ESSAY_WORDS_MIN):
         return [f"{path}:2: a .c file opens with what it is and why"]
     return []
 

@@ -16,7 +16,7 @@ import style
 from tree import Tree
 
 HEAD = "/* SPDX-License-Identifier: LGPL-2.1-or-later */\n"
-ESSAY = "/*\n * What it is.\n */\n"
+ESSAY = "/*\n * What it is,\n * and why.\n */\n"
 
 
 class LintTest(unittest.TestCase):
@@ -114,7 +114,8 @@ class IncludesTest(LintTest):
 class SourcesTest(LintTest):
     def test_good(self):
         self.assertEqual(sources.check(self.tree({
-            "a.c": HEAD + ESSAY + "int a;\n" * 596,
+            "a.c": HEAD + ESSAY + "int a;\n" * 595,
+            "b.c": HEAD + "/* What it is, and why. */\n",
             "a.h": HEAD,
             "a.py": "#!/usr/bin/env python3\n# SPDX-License-Identifier: LGPL-2.1-or-later\n",
             "b.py": "# SPDX-License-Identifier: LGPL-2.1-or-later\n",
@@ -131,12 +132,13 @@ class SourcesTest(LintTest):
             self.assertIn("does not begin with", problems[0])
 
     def test_essay(self):
-        for text in (HEAD, HEAD + "int a;\nint b;\n", HEAD + "/* Short. */\nint a;\n"):
+        for text in (HEAD, HEAD + "int a;\nint b;\n", HEAD + "/* Much too short. */\nint a;\n",
+                     HEAD + "\n" + ESSAY, HEAD + "/* One */ int two, three, four, five; /* six */\n"):
             self.assertEqual(sources.check_file("a.c", text),
                              ["a.c:2: a .c file opens with what it is and why"])
 
     def test_length(self):
-        self.assertEqual(sources.check_file("a.c", HEAD + ESSAY + "int a;\n" * 597),
+        self.assertEqual(sources.check_file("a.c", HEAD + ESSAY + "int a;\n" * 596),
                          ["a.c: 601 lines, more than 600: two topics?"])
 
     def test_later(self):

@@ -74,7 +74,7 @@ def check_units(o, root):
         for name in ("bitmapd.service", "bitmapd.socket"):
             with open(f"{root}{o.prefix}/lib/systemd/system/{name}", encoding="utf-8") as file:
                 text = file.read()
-            if "@" in text:
+            if re.search(r"@\w+@", text):
                 problems.append(f"{name}: a variable was not replaced")
             text = re.sub(r"^(Exec\w+=)", rf"\g<1>{root}", text, flags=re.M)
             units.append(os.path.join(folder, name))
