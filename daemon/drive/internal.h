@@ -25,6 +25,12 @@ RB_PROTOTYPE(requests_by_id, request_result, by_id, request_compare)
 
 struct writeback;
 
+/* An entry of the container that a damaged state left behind. */
+struct replaced_entry {
+    uint32_t index; /* in the table of the last commit */
+    uint64_t id;    /* there; 0: none */
+};
+
 struct model {
     uv_loop_t *loop;
     struct model_settings settings;
@@ -46,6 +52,9 @@ struct model {
 
     struct waiter_list waiters; /* for applied_seq, by rising sequence */
 
+    /* Entries of the container that the first commit replaces. */
+    struct replaced_entry *replaced;
+    uint32_t replaced_count;
     /* Names of container entries that are not ours: taken. */
     char **foreign_names;
     uint32_t foreign_count;
@@ -93,6 +102,8 @@ void drive_bitmap_full_name(const struct drive_bitmap *bitmap, char buffer[BITMA
 bool model_name_is_foreign(const struct model *model, const char *full);
 /* Remembers a request's result, forgetting the oldest beyond the limit; takes over @result. */
 void model_request_add(struct model *model, struct request_result *result);
+/* Forgets all drives, bitmaps, writers and requests. */
+void model_clear(struct model *model);
 void model_free(struct model *model); /* takes NULL; handles must be closed */
 DEFINE_CLEANUP(struct model *, model_free)
 
@@ -155,6 +166,15 @@ int state_encode(struct model *model, uint8_t **ret_payload, size_t *ret_bytes);
  * empty model.  -EBADMSG with words leaves the model in a state to be freed.
  */
 int state_decode(struct model *model, const uint8_t *payload, size_t bytes, struct error *error);
+
+/* ---- rebuild.c ---- */
+
+/*
+ * Makes drives and bitmaps from the names and sizes in the bitmap table, when
+ * the state payload is lost.  -ENOMEM.
+ */
+int rebuild_from_table(struct model *model, struct container *container,
+                       const struct container_info *info);
 
 /* ---- writeback.c ---- */
 

@@ -387,11 +387,8 @@ void model_get_status(struct model *model, struct model_status *ret)
     writeback_get_status(model->writeback, ret);
 }
 
-void model_free(struct model *model)
+void model_clear(struct model *model)
 {
-    if (!model) {
-        return;
-    }
     struct drive_bitmap *bitmap, *next_bitmap;
     RB_FOREACH_SAFE(bitmap, bitmaps_by_id, &model->bitmaps, next_bitmap)
     {
@@ -411,13 +408,24 @@ void model_free(struct model *model)
     }
     struct request_result *result;
     while ((result = TAILQ_FIRST(&model->requests_order))) {
+        RB_REMOVE(requests_by_id, &model->requests, result);
         TAILQ_REMOVE(&model->requests_order, result, entry);
         free(result);
     }
+    model->requests_count = 0;
+}
+
+void model_free(struct model *model)
+{
+    if (!model) {
+        return;
+    }
+    model_clear(model);
     for (uint32_t i = 0; i < model->foreign_count; i++) {
         free(model->foreign_names[i]);
     }
     free(model->foreign_names);
+    free(model->replaced);
     writeback_free(model->writeback);
     free(model->container_path);
     free(model);

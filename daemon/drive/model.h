@@ -50,6 +50,7 @@ struct drive_bitmap {
     uint64_t changed;   /* sequence of the last change to anything but bits */
     uint64_t committed; /* everything up to this sequence is in the container */
     bool stored;        /* the container has an entry for it */
+    bool rewrite;       /* what the container has is damaged: all of it is to be written */
 
     TAILQ_ENTRY(drive_bitmap) recording_entry; /* drive->recording, while recording */
     RB_ENTRY(drive_bitmap) by_id;              /* model's tree */

@@ -169,6 +169,7 @@ static int load_bits(struct container *container, uint32_t index, struct drive_b
         }
         if (r < 0) {
             log_warning("bitmap %s/%s: %s", bitmap->drive->name, bitmap->name, error.text);
+            bitmap->rewrite = true;
             unknown(bitmap, sequence, "damaged in the container: %s", error.text);
             uint64_t span =
                 (uint64_t)bitmap_chunk_bytes(bitmap->bits) * 8 * bitmap_granularity(bitmap->bits);
@@ -198,12 +199,14 @@ static int load_bitmap(struct container *container, struct drive_bitmap *bitmap,
     bitmap->committed = sequence - 1;
     if (entry.damage) {
         log_warning("bitmap %s: %s", name, entry.damage);
+        bitmap->rewrite = true;
         bitmap_set_all(bitmap->bits, sequence);
         unknown(bitmap, sequence, "damaged in the container: %s", entry.damage);
         return 0;
     }
     if (strcmp(entry.name, name) != 0 || entry.granularity != bitmap_granularity(bitmap->bits) ||
         entry.sectors != (bitmap->drive->size + 511) / 512) {
+        bitmap->rewrite = true;
         bitmap_set_all(bitmap->bits, sequence);
         unknown(bitmap, sequence, "its entry in the container's table does not fit its state");
         return 0;
@@ -211,17 +214,28 @@ static int load_bitmap(struct container *container, struct drive_bitmap *bitmap,
     return load_bits(container, index, bitmap, buffer, sequence);
 }
 
-static int note_foreign(struct model *model, struct container *container,
+/*
+ * Entries that the model does not know by their ids.  One under a name of ours
+ * is what a damaged state left of that bitmap: the first commit replaces it.
+ * The others belong to somebody else; their names are taken.
+ */
+static int sort_entries(struct model *model, struct container *container,
                         const struct container_info *info)
 {
     model->foreign_names = calloc((size_t)info->bitmaps + 1, sizeof *model->foreign_names);
-    if (!model->foreign_names) {
+    model->replaced = calloc((size_t)info->bitmaps + 1, sizeof *model->replaced);
+    if (!model->foreign_names || !model->replaced) {
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < info->bitmaps; i++) {
         struct container_bitmap_info entry;
         container_bitmap_get(container, i, &entry);
         if (entry.id != 0 && model_bitmap_by_id(model, entry.id)) {
+            continue;
+        }
+        if (model_bitmap_by_name(model, (struct text){entry.name, entry.name_bytes}, NULL)) {
+            model->replaced[model->replaced_count++] =
+                (struct replaced_entry){.index = i, .id = entry.id};
             continue;
         }
         char *name = strdup(entry.name);
@@ -237,7 +251,7 @@ static int load(struct model *model, struct container *container, const struct c
                 uint64_t sequence, struct error *error)
 {
     CLEANUP_FREE uint8_t *buffer = malloc(info->cluster_size);
-    int r = buffer ? note_foreign(model, container, info) : -ENOMEM;
+    int r = buffer ? sort_entries(model, container, info) : -ENOMEM;
 
     struct drive_bitmap *bitmap;
     RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
@@ -327,6 +341,38 @@ static void report(struct model *model, const struct container_info *info, bool 
     history_note(model->history, model->sequence, "start", NULL, NULL, NULL, model->start_report);
 }
 
+/* Drives and bitmaps as the payload tells, or, when it is damaged, as far as the table tells. */
+static int load_state(struct model *model, struct container *container,
+                      const struct container_info *info, char damage[], struct error *error)
+{
+    const void *payload;
+    size_t payload_bytes;
+    struct error why = {""};
+
+    memcpy(damage, info->state_damage, sizeof info->state_damage);
+    container_state(container, &payload, &payload_bytes);
+    int r = payload_bytes ? state_decode(model, payload, payload_bytes, &why) : 0;
+    if (r == -ENOMEM) {
+        return error_set(error, r, "%s", why.text);
+    }
+    if (r < 0) {
+        (void)snprintf(damage, sizeof info->state_damage, "%.255s", why.text);
+    }
+    if (r < 0 || (payload_bytes == 0 && damage[0])) {
+        log_error("container %s: %s; drives and bitmaps are made anew from the bitmap table, "
+                  "drives without bitmaps are lost, all others are unknown and may need a resize",
+                  model->container_path, damage);
+        model_clear(model);
+        r = rebuild_from_table(model, container, info);
+        if (r < 0) {
+            return error_set_errno(error, r, "cannot make the drives anew");
+        }
+    } else if (damage[0]) {
+        log_error("container %s: %s; all bitmaps are unknown", model->container_path, damage);
+    }
+    return 0;
+}
+
 /* Steps 3 to 5, on an open container.  Takes it over on success. */
 static int take_container(struct model *model, struct container *container,
                           const struct file_identity *identity, unsigned flags, bool made,
@@ -342,13 +388,8 @@ static int take_container(struct model *model, struct container *container,
                          (unsigned long long)info.applied_seq);
     }
 
-    if (info.state_damage[0]) {
-        return error_set(error, -EBADMSG, "container: %s", info.state_damage);
-    }
-    const void *payload;
-    size_t payload_bytes;
-    container_state(container, &payload, &payload_bytes);
-    int r = payload_bytes ? state_decode(model, payload, payload_bytes, error) : 0;
+    char damage[sizeof info.state_damage] = "";
+    int r = load_state(model, container, &info, damage, error);
     if (r < 0) {
         return r;
     }
@@ -359,6 +400,9 @@ static int take_container(struct model *model, struct container *container,
         return r;
     }
     model->sequence = sequence;
+    if (damage[0]) {
+        unknown_all(model, sequence, damage);
+    }
     judge(model, &info, identity, flags, sequence);
     container_set_max_size(container, model->settings.container_bytes_max);
     r = writeback_new(model, container, identity, &model->writeback);

@@ -103,6 +103,7 @@ static void job_succeeded(struct writeback *writeback, struct writeback_job *job
         if (bitmap) {
             bitmap->committed = job->sequence;
             bitmap->stored = true;
+            bitmap->rewrite = false;
         }
     }
     for (uint32_t i = 0; i < job->removed_count; i++) {
@@ -112,6 +113,7 @@ static void job_succeeded(struct writeback *writeback, struct writeback_job *job
         TAILQ_REMOVE(&writeback->removed, bitmap, recording_entry);
         drive_bitmap_free(bitmap);
     }
+    model->replaced_count = 0;
     writeback->applied_seq = job->sequence;
     writeback->container_bytes = job->info.file_size;
     writeback->flushes++;
@@ -181,6 +183,8 @@ static int take(struct writeback *writeback, bool clean, struct writeback_job **
     job->writeback = writeback;
     job->container = writeback->container;
     job->options.identity = writeback->identity;
+    job->replaced = writeback->model->replaced;
+    job->replaced_count = writeback->model->replaced_count;
     job->work.done = job_done;
     *ret = job;
     return 0;

@@ -32,7 +32,7 @@ static int write_chunks(struct container_txn *txn, const struct job_bitmap *bitm
     for (uint32_t i = 0; i < chunks; i++) {
         struct bitmap_chunk_view view;
         bitmap_chunk(bitmap->snapshot, i, &view);
-        if (view.version <= bitmap->committed) {
+        if (view.version <= bitmap->committed && !bitmap->rewrite) {
             continue;
         }
         int r;
@@ -61,6 +61,14 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
         return error_set(error, -ENOMEM, "out of memory");
     }
 
+    for (uint32_t i = 0; i < job->replaced_count; i++) {
+        const struct replaced_entry *entry = &job->replaced[i];
+        int r = entry->id ? container_txn_remove(txn, entry->id, error)
+                          : container_txn_remove_foreign(txn, entry->index, error);
+        if (r < 0) {
+            return r;
+        }
+    }
     for (uint32_t i = 0; i < job->removed_count; i++) {
         uint32_t index;
         if (container_bitmap_find(container, job->removed[i], &index) == 0) {
@@ -132,7 +140,7 @@ void writeback_job_free(struct writeback_job *job)
 
 static bool has_changed(const struct drive_bitmap *bitmap)
 {
-    return !bitmap->stored || bitmap->changed > bitmap->committed ||
+    return !bitmap->stored || bitmap->rewrite || bitmap->changed > bitmap->committed ||
            bitmap_version(bitmap->bits) > bitmap->committed;
 }
 
@@ -148,6 +156,7 @@ static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
         .sectors = div_round_up(bitmap->drive->size, 512),
         .committed = bitmap->committed,
         .stored = bitmap->stored,
+        .rewrite = bitmap->rewrite,
         .renamed = bitmap->changed > bitmap->committed,
         .name = strdup(name),
     };

@@ -11,19 +11,22 @@ struct job_bitmap {
     uint64_t sectors;
     uint64_t committed;
     bool stored;
+    bool rewrite;
     bool renamed; /* its name or size may differ from what is stored */
     struct bitmap *snapshot;
 };
 
 struct writeback_job {
     struct work work;
-    struct writeback *writeback; /* the next three are set by whoever submits it */
+    struct writeback *writeback; /* these are set by whoever submits it */
     struct container *container;
     uint64_t sequence;
     struct job_bitmap *bitmaps;
     uint32_t count;
     uint64_t *removed;
     uint32_t removed_count;
+    const struct replaced_entry *replaced; /* borrowed */
+    uint32_t replaced_count;
     uint8_t *state;
     size_t state_bytes;
     struct container_commit_options options;

@@ -234,6 +234,7 @@ static void any_spoilt_cluster_is_noticed(void **state)
         if (r < 0) {
             assert_int_equal(r, -EBADMSG);
             assert_true(strlen(harness.error.text) > 0);
+            print_message("refused: %s\n", harness.error.text);
             refused++;
             continue;
         }
@@ -248,11 +249,17 @@ static void any_spoilt_cluster_is_noticed(void **state)
             check_filled(&harness);
             exact++;
         }
-        /* What was repaired by a verdict stays repaired. */
+        /* A verdict lasts, a new history ends it for good, and the drives go on. */
         enum validity validity = a->validity;
         assert_int_equal(harness_close(&harness), 0);
         harness_open(&harness);
         assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, validity);
+        assert_int_equal(harness_bitmap_do(&harness, RECORD_BITMAP_CLEAR_ALL, "vm1/a"), 0);
+        harness_mark(&harness, "vm1", 1024, 1);
+        assert_int_equal(harness_close(&harness), 0);
+        harness_open(&harness);
+        assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, VALIDITY_EXACT);
+        assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(&harness, "vm1/a")), 512);
         assert_int_equal(harness_close(&harness), 0);
     }
     print_message("spoilt clusters: %u refused, %u unknown, %u harmless\n", refused, unknown,
