@@ -6,6 +6,8 @@ CMAKE_QUIET = --log-level=WARNING
 
 # One step after the other, also under make -j; the steps themselves use all processors.
 .NOTPARALLEL:
+# CMake runs make in turn; which directory that is in is of no interest.
+MAKEFLAGS += --no-print-directory
 .PHONY: all build build-asan test demo install deps
 all: build
 
