@@ -139,24 +139,28 @@ class Stack(contextlib.ExitStack):
 
     def __exit__(self, kind, value, traceback):
         if kind is not None and kind is not SystemExit:
-            for process in self.processes:
+            for process in {process.log: process for process in self.processes}.values():
                 print(f"---- {process.name} ----\n{process.text()}", file=sys.stderr)
         return super().__exit__(kind, value, traceback)
 
     def path(self, name):
         return os.path.join(self.directory, name)
 
-    def start(self, name, command, env=None):
+    def start(self, name, command, env=None, end=True):
         process = Process(name, self.path(f"{name}.log"), command, env)
         self.processes.append(process)
-        self.callback(process.end)
+        if end:
+            self.callback(process.end)
         return process
 
     # ---- The daemon ----
 
     def start_daemon(self):
+        if self.daemon is None:
+            # One that was restarted is still ended after all that depends on it.
+            self.callback(lambda: self.daemon.end())
         self.daemon = self.start(
-            "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.directory])
+            "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.directory], end=False)
 
         def ready():
             self.daemon.check_running()
