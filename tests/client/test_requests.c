@@ -1,0 +1,857 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Conversations on one connection: what goes over the wire for a call, replies
+ * out of order, in pieces and in one heap, and answers that break the rules of
+ * lists and maps.
+ */
+#include "tests/client/fake.h"
+
+#include "proto/base/crc32c.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const struct message_drive_info drive_info = {
+    .id = FAKE_DRIVE,
+    .name = {"vg0/a", 5},
+    .path = {"/dev/vg0/a", 10},
+    .size = FAKE_DRIVE_SIZE,
+    .granularity = 65536,
+    .durability = WIRE_DURABILITY_PROCESS_CRASH,
+    .bitmaps = 3,
+    .recording = 2,
+    .writers = 1,
+    .lost_writers = 4,
+    .unsettled = 9,
+};
+
+static const struct message_bitmap_info bitmap_info = {
+    .id = 5,
+    .bitmap = {"vg0/a/b", 7},
+    .granularity = 4096,
+    .size = FAKE_DRIVE_SIZE,
+    .recording = 1,
+    .gap = 1,
+    .validity = 99, /* from a newer daemon */
+    .reason = {"because", 7},
+    .dirty_bytes = 8192,
+    .dirty_count = 2,
+};
+
+/* ---- What calls send ---- */
+
+static void reply_drive(struct fake *fake, uint16_t operation, uint64_t cookie)
+{
+    fake_reply_as(fake, MESSAGE_DRIVE_INFO, &drive_info, operation, FRAME_REPLY, 0, cookie);
+}
+
+static void script_drives(struct fake *fake)
+{
+    struct message_drive_add add;
+    struct message_drive_change change;
+    struct message_drive_set set;
+    struct message_drive_resize resize;
+    struct message_drive_name name;
+    static const uint8_t id[16] = {9, 8, 7};
+
+    fake_hello(fake);
+    uint64_t cookie = fake_expect(fake, OPERATION_DRIVE_ADD, &add);
+    FAKE_CHECK(fake_string_is(add.name, "vg0/a") && fake_string_is(add.path, "/dev/vg0/a"));
+    FAKE_CHECK(add.size == 0 && add.durability == 2 && add.granularity == 4096);
+    FAKE_CHECK(memcmp(add.request.bytes, id, 16) == 0);
+    reply_drive(fake, OPERATION_DRIVE_ADD, cookie);
+
+    cookie = fake_expect(fake, OPERATION_DRIVE_SHOW, &name);
+    FAKE_CHECK(fake_string_is(name.name, "vg0/a"));
+    reply_drive(fake, OPERATION_DRIVE_SHOW, cookie);
+
+    cookie = fake_expect(fake, OPERATION_DRIVE_SET, &set);
+    FAKE_CHECK(set.durability == 1 && set.granularity == 512);
+    FAKE_CHECK(memcmp(set.request.bytes, id, 16) != 0);
+    fake_ok(fake, OPERATION_DRIVE_SET, cookie);
+
+    cookie = fake_expect(fake, OPERATION_DRIVE_RENAME, &change);
+    FAKE_CHECK(fake_string_is(change.name, "vg0/a") && fake_string_is(change.argument, "b"));
+    fake_ok(fake, OPERATION_DRIVE_RENAME, cookie);
+    cookie = fake_expect(fake, OPERATION_DRIVE_RESIZE, &resize);
+    FAKE_CHECK(resize.size == 12345);
+    fake_ok(fake, OPERATION_DRIVE_RESIZE, cookie);
+    cookie = fake_expect(fake, OPERATION_DRIVE_FENCE, &change);
+    FAKE_CHECK(change.argument.length == 0 && change.flags == 0);
+    fake_ok(fake, OPERATION_DRIVE_FENCE, cookie);
+    cookie = fake_expect(fake, OPERATION_DRIVE_REMOVE, &change);
+    FAKE_CHECK(change.flags == CHANGE_FORCE);
+    fake_error(fake, OPERATION_DRIVE_REMOVE, cookie, STATUS_BUSY, "has a \x1b[31mwriter");
+    fake_expect_end(fake);
+}
+
+static void test_drives(void **state)
+{
+    struct fake fake = {0};
+    struct bitmapd_drive drive;
+    static const uint8_t id[16] = {9, 8, 7};
+    uint8_t used[16];
+
+    (void)state;
+    fake_start(&fake, script_drives);
+    bitmapd *handle = fake_connect(&fake, 0);
+    bitmapd_set_request_id(handle, id);
+    assert_int_equal(bitmapd_drive_add(handle, "vg0/a", "/dev/vg0/a", 0,
+                                       BITMAPD_DURABILITY_PROCESS_CRASH, 4096, &drive),
+                     0);
+    assert_int_equal(drive.id, FAKE_DRIVE);
+    assert_string_equal(drive.name, "vg0/a");
+    assert_string_equal(drive.path, "/dev/vg0/a");
+    bitmapd_get_request_id(handle, used);
+    assert_memory_equal(used, id, sizeof id);
+    assert_int_equal(bitmapd_drive_show(handle, "vg0/a", &drive), 0);
+    assert_true(drive.size == FAKE_DRIVE_SIZE && drive.granularity == 65536);
+    assert_true(drive.bitmaps == 3 && drive.recording == 2 && drive.writers == 1);
+    assert_true(drive.lost_writers == 4 && drive.unsettled == 9);
+    assert_int_equal(drive.durability, BITMAPD_DURABILITY_PROCESS_CRASH);
+    assert_int_equal(bitmapd_drive_set(handle, "vg0/a", BITMAPD_DURABILITY_POWER_LOSS, 512), 0);
+    assert_int_equal(bitmapd_drive_rename(handle, "vg0/a", "b"), 0);
+    assert_int_equal(bitmapd_drive_resize(handle, "b", 12345), 0);
+    assert_int_equal(bitmapd_drive_fence(handle, "b", NULL), 0);
+    assert_int_equal(bitmapd_drive_remove(handle, "b", true), -EBUSY);
+    assert_string_equal(bitmapd_error(handle), "has a ?[31mwriter");
+    assert_int_equal(bitmapd_status_code(handle), STATUS_BUSY);
+
+    /* Nothing of these is sent. */
+    char longest[300];
+    memset(longest, 'n', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    assert_int_equal(bitmapd_drive_show(handle, longest, &drive), -EINVAL);
+    assert_int_equal(bitmapd_status_code(handle), 0);
+    assert_int_equal(bitmapd_drive_show(handle, "", &drive), -EINVAL);
+    assert_int_equal(bitmapd_drive_rename(handle, "a", longest), -EINVAL);
+    assert_int_equal(bitmapd_drive_fence(handle, "a", ""), -EINVAL);
+    assert_int_equal(bitmapd_drive_set(handle, "a", 256, 0), -EINVAL);
+    assert_int_equal(bitmapd_drive_add(handle, "a", "", 0, 0, 0, NULL), -EINVAL);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+static void script_bitmaps(struct fake *fake)
+{
+    struct message_bitmap_create create;
+    struct message_bitmap_change change;
+    struct message_bitmap_range range;
+    struct message_bitmap_merge merge;
+    uint64_t cookie;
+
+    fake_hello(fake);
+    cookie = fake_expect(fake, OPERATION_BITMAP_CREATE, &create);
+    FAKE_CHECK(fake_string_is(create.bitmap, "vg0/a/b") && create.flags == CHANGE_DISABLED);
+    fake_reply_as(fake, MESSAGE_BITMAP_INFO, &bitmap_info, OPERATION_BITMAP_CREATE, FRAME_REPLY, 0,
+                  cookie);
+    fake_ok(fake, OPERATION_BITMAP_ENABLE, fake_expect(fake, OPERATION_BITMAP_ENABLE, &change));
+    FAKE_CHECK(change.argument.length == 0);
+    fake_ok(fake, OPERATION_BITMAP_DISABLE, fake_expect(fake, OPERATION_BITMAP_DISABLE, NULL));
+    cookie = fake_expect(fake, OPERATION_BITMAP_RENAME, &change);
+    FAKE_CHECK(fake_string_is(change.argument, "c"));
+    fake_ok(fake, OPERATION_BITMAP_RENAME, cookie);
+    cookie = fake_expect(fake, OPERATION_BITMAP_SET, &range);
+    FAKE_CHECK(range.offset == 1 && range.length == 2 && range.flags == 0);
+    fake_ok(fake, OPERATION_BITMAP_SET, cookie);
+    cookie = fake_expect(fake, OPERATION_BITMAP_CLEAR, &range);
+    FAKE_CHECK(range.offset == 3 && range.length == 4 && range.flags == 0);
+    fake_ok(fake, OPERATION_BITMAP_CLEAR, cookie);
+    cookie = fake_expect(fake, OPERATION_BITMAP_CLEAR, &range);
+    FAKE_CHECK(range.offset == 0 && range.length == 0 && range.flags == CHANGE_ALL);
+    fake_ok(fake, OPERATION_BITMAP_CLEAR, cookie);
+    cookie = fake_expect(fake, OPERATION_BITMAP_MERGE, &merge);
+    FAKE_CHECK(merge.sources.count == 2);
+    FAKE_CHECK(fake_string_is(wire_strings_next(&merge.sources), "vg0/a/x"));
+    FAKE_CHECK(fake_string_is(wire_strings_next(&merge.sources), "vg0/a/long name"));
+    fake_ok(fake, OPERATION_BITMAP_MERGE, cookie);
+    fake_ok(fake, OPERATION_BITMAP_DELETE, fake_expect(fake, OPERATION_BITMAP_DELETE, NULL));
+    fake_error(fake, OPERATION_BITMAP_SHOW, fake_expect(fake, OPERATION_BITMAP_SHOW, NULL),
+               STATUS_NOT_FOUND, "no bitmap");
+    fake_error(fake, OPERATION_RELOAD, fake_expect(fake, OPERATION_RELOAD, NULL),
+               STATUS_UNKNOWN_OPERATION, "");
+    fake_error(fake, OPERATION_FLUSH, fake_expect(fake, OPERATION_FLUSH, NULL), (enum status)200,
+               "of the future");
+}
+
+static void test_bitmaps(void **state)
+{
+    struct fake fake = {0};
+    struct bitmapd_bitmap bitmap;
+    const char *sources[] = {"vg0/a/x", "vg0/a/long name"};
+
+    (void)state;
+    fake_start(&fake, script_bitmaps);
+    bitmapd *handle = fake_connect(&fake, 0);
+    assert_int_equal(bitmapd_bitmap_create(handle, "vg0/a/b", 4096, true, &bitmap), 0);
+    assert_string_equal(bitmap.name, "vg0/a/b");
+    assert_string_equal(bitmap.reason, "because");
+    assert_true(bitmap.recording && bitmap.gap && bitmap.dirty_count == 2);
+    assert_int_equal(bitmap.validity, BITMAPD_UNKNOWN);
+    assert_int_equal(bitmapd_bitmap_enable(handle, "vg0/a/b"), 0);
+    assert_int_equal(bitmapd_bitmap_disable(handle, "vg0/a/b"), 0);
+    assert_int_equal(bitmapd_bitmap_rename(handle, "vg0/a/b", "c"), 0);
+    assert_int_equal(bitmapd_bitmap_set(handle, "vg0/a/c", 1, 2), 0);
+    assert_int_equal(bitmapd_bitmap_clear(handle, "vg0/a/c", 3, 4), 0);
+    assert_int_equal(bitmapd_bitmap_clear_all(handle, "vg0/a/c"), 0);
+    assert_int_equal(bitmapd_bitmap_merge(handle, "vg0/a/c", sources, 2), 0);
+    assert_int_equal(bitmapd_bitmap_merge(handle, "vg0/a/c", sources, 0), -EINVAL);
+    assert_int_equal(bitmapd_bitmap_delete(handle, "vg0/a/c"), 0);
+    assert_int_equal(bitmapd_bitmap_show(handle, "vg0/a/c", &bitmap), -ENOENT);
+    assert_int_equal(bitmapd_reload(handle), -EOPNOTSUPP);
+    assert_string_equal(bitmapd_error(handle), "The daemon does not know this operation");
+    assert_int_equal(bitmapd_flush(handle), -EREMOTEIO);
+    assert_int_equal(bitmapd_status_code(handle), 200);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+static void script_status(struct fake *fake)
+{
+    struct message_status_reply reply = {
+        .server = wire_string("bitmapd 9"),
+        .container = {{1}},
+        .instance = {{2}},
+        .container_path = wire_string("/var/lib/bitmapd/bitmaps.qcow2"),
+        .sequence = 100,
+        .applied_seq = 90,
+        .degraded = 1,
+        .degraded_reason = wire_string("no space"),
+        .degraded_since_ns = 77,
+        .start_report = wire_string(""),
+    };
+    fake_hello(fake);
+    fake->out.bytes = 0;
+    uint64_t cookie = fake_expect(fake, OPERATION_STATUS, NULL);
+    FAKE_CHECK(message_encode(&fake->out, MESSAGE_STATUS_REPLY, &reply, OPERATION_STATUS,
+                              FRAME_REPLY, 0, cookie) == 0);
+    /* A newer daemon's reply has more fields. */
+    FAKE_CHECK(wire_buffer_reserve(&fake->out, 5) == 0);
+    memset(fake->out.data + fake->out.bytes, 0xee, 5);
+    fake->out.bytes += 5;
+    fake->out.data[0] = (uint8_t)(fake->out.data[0] + 5);
+    FAKE_CHECK(fake->out.bytes < 256);
+    /* Byte by byte. */
+    for (size_t i = 0; i < fake->out.bytes; i++) {
+        fake_send(fake, fake->out.data + i, 1);
+        usleep(50);
+    }
+}
+
+static void test_status(void **state)
+{
+    struct fake fake = {0};
+    struct bitmapd_daemon_status status;
+
+    (void)state;
+    fake_start(&fake, script_status);
+    bitmapd *handle = fake_connect(&fake, 0);
+    assert_int_equal(bitmapd_get_status(handle, &status), 0);
+    assert_string_equal(status.server, "bitmapd 9");
+    assert_string_equal(status.container_path, "/var/lib/bitmapd/bitmaps.qcow2");
+    assert_string_equal(status.degraded_reason, "no space");
+    assert_string_equal(status.start_report, "");
+    assert_true(status.degraded && status.degraded_since_ns == 77);
+    assert_true(status.sequence == 100 && status.applied_seq == 90);
+    assert_true(status.container_uuid[0] == 1 && status.instance_uuid[0] == 2);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/* ---- Pipelining ---- */
+
+#define PIPELINE 40u
+
+static void script_out_of_order(struct fake *fake)
+{
+    uint64_t cookies[PIPELINE];
+
+    fake_hello(fake);
+    for (uint32_t i = 0; i < PIPELINE; i++) {
+        cookies[i] = fake_expect_mark(fake, 1 + i * 2, 2, NULL);
+        for (uint32_t j = 0; j < i; j++) {
+            FAKE_CHECK(cookies[i] != cookies[j]);
+        }
+    }
+    for (uint32_t i = PIPELINE; i-- > 0;) {
+        if (i % 5 == 3) {
+            fake_error(fake, OPERATION_MARK, cookies[i], STATUS_IO, "disk");
+        } else {
+            fake_ok(fake, OPERATION_MARK, cookies[i]);
+        }
+    }
+    /* The settles of the even ones: neighbours are not joined, but go in one frame. */
+    struct message_settle settle;
+    uint64_t cookie = fake_expect(fake, OPERATION_SETTLE, &settle);
+    FAKE_CHECK(settle.ids.count == PIPELINE / 2 - 4);
+    FAKE_CHECK(wire_ranges_get(&settle.ids, 0).offset == 1);
+    FAKE_CHECK(wire_ranges_get(&settle.ids, 0).length == 2);
+    fake_ok(fake, OPERATION_SETTLE, cookie);
+}
+
+static void test_out_of_order(void **state)
+{
+    struct fake fake = {0};
+    struct outcome outcomes[PIPELINE] = {{0}};
+    const struct bitmapd_range ranges[2] = {{0, 512}, {1 << 20, 1}};
+    uint64_t ids[PIPELINE];
+    size_t expected = 2 * PIPELINE;
+
+    (void)state;
+    fake_start(&fake, script_out_of_order);
+    bitmapd *handle = fake_connect(&fake, 0);
+    for (uint32_t i = 0; i < PIPELINE; i++) {
+        assert_int_equal(bitmapd_aio_mark(handle, FAKE_DRIVE, ranges, 2, &ids[i],
+                                          outcome_completion, &outcomes[i]),
+                         0);
+        assert_int_equal(ids[i], 1 + 2 * i);
+    }
+    assert_int_equal(bitmapd_pending(handle), PIPELINE);
+    assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 2 * PIPELINE);
+    /* Not before they are complete. */
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, ids[0], 2), -EINVAL);
+    TURN_UNTIL(handle, bitmapd_pending(handle) == 0);
+    for (uint32_t i = 0; i < PIPELINE; i++) {
+        assert_int_equal(outcomes[i].done, 1);
+        assert_int_equal(outcomes[i].result, i % 5 == 3 ? -EIO : 0);
+        expected -= i % 5 == 3 ? 2 : 0;
+    }
+    assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), expected);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 0, 1), -EINVAL);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 1, 0), -EINVAL);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 1, 2 * PIPELINE + 1), -EINVAL);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 1, UINT64_MAX), -EINVAL);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE + 1, 1, 1), -EINVAL);
+    assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), expected);
+    for (uint32_t i = 0; i < PIPELINE; i += 2) {
+        if (outcomes[i].result == 0) {
+            assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, ids[i], 2), 0);
+            expected -= 2;
+        }
+    }
+    assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), expected);
+    assert_int_equal(bitmapd_drain(handle), 0);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/* The daemon takes only so many requests at a time. */
+static void script_back_pressure(struct fake *fake)
+{
+    struct pollfd poll_fd;
+
+    fake->limits.requests_max = 3;
+    fake_hello(fake);
+    uint64_t cookies[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        cookies[i] = fake_expect_mark(fake, 1 + i, 1, NULL);
+    }
+    poll_fd = (struct pollfd){.fd = fake->fd, .events = POLLIN};
+    FAKE_CHECK(fake->in_done == fake->in.bytes && poll(&poll_fd, 1, 50) == 0);
+    fake_ok(fake, OPERATION_MARK, cookies[1]);
+    cookies[1] = fake_expect_mark(fake, 4, 1, NULL);
+    for (uint32_t i = 0; i < 3; i++) {
+        fake_ok(fake, OPERATION_MARK, cookies[i]);
+    }
+    for (uint32_t id = 5; id <= 10; id++) {
+        fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, id, 1, NULL));
+    }
+}
+
+static void test_back_pressure(void **state)
+{
+    struct fake fake = {0};
+    struct outcome outcome = {0};
+    const struct bitmapd_range range = {0, 512};
+
+    (void)state;
+    fake_start(&fake, script_back_pressure);
+    bitmapd *handle = fake_connect(&fake, 0);
+    for (uint32_t i = 0; i < 10; i++) {
+        uint64_t id;
+        assert_int_equal(
+            bitmapd_aio_mark(handle, FAKE_DRIVE, &range, 1, &id, outcome_completion, &outcome), 0);
+    }
+    TURN_UNTIL(handle, outcome.done == 10);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/* ---- Marks ---- */
+
+static void script_mark_errors(struct fake *fake)
+{
+    fake->limits.unsettled_max = 5;
+    fake_hello(fake);
+    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 1, 3, NULL));
+    /* Applied, but not durable: it counts for the daemon, and nothing is written under it. */
+    fake_error(fake, OPERATION_MARK, fake_expect_mark(fake, 4, 2, NULL), STATUS_NOT_DURABLE,
+               "disk");
+    fake_expect_settle(fake, 4, 2);
+    struct message_mark mark;
+    uint64_t cookie = fake_expect(fake, OPERATION_MARK, &mark);
+    FAKE_CHECK(mark.first_id == 0 && mark.ranges.count == 1);
+    fake_ok(fake, OPERATION_MARK, cookie);
+    fake_expect_settle(fake, 1, 5);
+    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 6, 5, NULL));
+    /* A settle that is refused comes out of the drain. */
+    fake_error(fake, OPERATION_SETTLE, fake_expect(fake, OPERATION_SETTLE, NULL), STATUS_NOT_FOUND,
+               "no such drive");
+}
+
+static void test_mark_errors(void **state)
+{
+    struct fake fake = {0};
+    const struct bitmapd_range ranges[6] = {{0, 1}, {1, 1}, {2, 1}, {3, 1}, {4, 1}, {5, 1}};
+    const struct bitmapd_range empty = {0, 0}, overflowing = {2, UINT64_MAX - 1};
+    uint64_t id = 99;
+
+    (void)state;
+    fake_start(&fake, script_mark_errors);
+    bitmapd *handle = fake_connect(&fake, 0);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 0, &id), -EINVAL);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, BITMAPD_RANGES_MAX + 1, &id),
+                     -EINVAL);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &empty, 1, &id), -EINVAL);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &overflowing, 1, NULL), -EINVAL);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 6, &id), -EDQUOT);
+    assert_int_equal(id, 99);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 3, &id), 0);
+    assert_int_equal(id, 1);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 3, &id), -EDQUOT);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 2, &id), -EINPROGRESS);
+    assert_int_equal(id, 1);
+    assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 3);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 1, NULL), 0);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 1, 5), 0); /* 4 and 5 are passed over */
+    assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 0);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 5, &id), 0);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, id, 5), 0);
+    assert_int_equal(bitmapd_pending(handle), 1);
+    assert_int_equal(bitmapd_drain(handle), -ENOENT);
+    assert_non_null(strstr(bitmapd_error(handle), "no such drive"));
+    assert_int_equal(bitmapd_pending(handle), 0);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/* The library's completions may call it again. */
+struct chain {
+    bitmapd *handle;
+    int left;
+};
+
+static void chain_completion(void *opaque, int result)
+{
+    struct chain *chain = opaque;
+    const struct bitmapd_range range = {0, 1};
+
+    assert_int_equal(result, 0);
+    assert_int_equal(bitmapd_dispatch(chain->handle, 0), -EDEADLK);
+    assert_int_equal(bitmapd_flush(chain->handle), -EDEADLK);
+    assert_int_equal(bitmapd_drain(chain->handle), -EDEADLK);
+    assert_int_equal(bitmapd_mark(chain->handle, FAKE_DRIVE, &range, 1, NULL), -EDEADLK);
+    if (chain->left-- > 0) {
+        assert_int_equal(
+            bitmapd_aio_mark(chain->handle, FAKE_DRIVE, &range, 1, NULL, chain_completion, chain),
+            0);
+    }
+}
+
+static void script_chain(struct fake *fake)
+{
+    fake_hello(fake);
+    for (int i = 0; i < 20; i++) {
+        fake_ok(fake, OPERATION_MARK, fake_expect(fake, OPERATION_MARK, NULL));
+    }
+    fake_expect(fake, OPERATION_MARK, NULL); /* not answered: it ends with the handle */
+    fake_expect_end(fake);
+}
+
+static void test_chain(void **state)
+{
+    struct fake fake = {0};
+    const struct bitmapd_range range = {0, 1};
+    struct outcome outcome = {0};
+
+    (void)state;
+    fake_start(&fake, script_chain);
+    struct chain chain = {fake_connect(&fake, 0), 19};
+    assert_int_equal(
+        bitmapd_aio_mark(chain.handle, FAKE_DRIVE, &range, 1, NULL, chain_completion, &chain), 0);
+    assert_int_equal(bitmapd_drain(chain.handle), 0);
+    assert_int_equal(chain.left, -1);
+    assert_int_equal(
+        bitmapd_aio_mark(chain.handle, FAKE_DRIVE, &range, 1, NULL, outcome_completion, &outcome),
+        0);
+    assert_int_equal(bitmapd_dispatch(chain.handle, 0), 0);
+    assert_int_equal(outcome.done, 0);
+    bitmapd_close(chain.handle);
+    assert_int_equal(outcome.done, 1);
+    assert_int_equal(outcome.result, -ECANCELED);
+    fake_join(&fake);
+}
+
+/* ---- Lists ---- */
+
+static int listed;
+
+static void count_drive(void *opaque, const struct bitmapd_drive *drive)
+{
+    (void)opaque;
+    assert_string_equal(drive->name, "vg0/a");
+    listed++;
+}
+
+static void count_bitmap(void *opaque, const struct bitmapd_bitmap *bitmap)
+{
+    (void)opaque;
+    assert_string_equal(bitmap->name, "vg0/a/b");
+    listed++;
+}
+
+static void list_items(struct fake *fake, uint16_t operation, uint64_t cookie, int items,
+                       uint64_t end)
+{
+    struct message_list_end message = {end};
+    for (int i = 0; i < items; i++) {
+        if (operation == OPERATION_DRIVE_LIST) {
+            fake_reply_as(fake, MESSAGE_DRIVE_INFO, &drive_info, operation,
+                          FRAME_REPLY | FRAME_MORE, 0, cookie);
+        } else {
+            fake_reply_as(fake, MESSAGE_BITMAP_INFO, &bitmap_info, operation,
+                          FRAME_REPLY | FRAME_MORE, 0, cookie);
+        }
+    }
+    fake_reply_as(fake, MESSAGE_LIST_END, &message, operation, FRAME_REPLY, 0, cookie);
+}
+
+static void script_lists(struct fake *fake)
+{
+    struct message_drive_name name;
+
+    fake_hello(fake);
+    list_items(fake, OPERATION_DRIVE_LIST, fake_expect(fake, OPERATION_DRIVE_LIST, NULL), 300, 300);
+    list_items(fake, OPERATION_DRIVE_LIST, fake_expect(fake, OPERATION_DRIVE_LIST, NULL), 0, 0);
+    uint64_t cookie = fake_expect(fake, OPERATION_BITMAP_LIST, &name);
+    FAKE_CHECK(name.name.length == 0);
+    list_items(fake, OPERATION_BITMAP_LIST, cookie, 2, 2);
+    cookie = fake_expect(fake, OPERATION_BITMAP_LIST, &name);
+    FAKE_CHECK(fake_string_is(name.name, "vg0/a"));
+    fake_error(fake, OPERATION_BITMAP_LIST, cookie, STATUS_NOT_FOUND, "no drive");
+    /* One item less than was sent. */
+    list_items(fake, OPERATION_BITMAP_LIST, fake_expect(fake, OPERATION_BITMAP_LIST, NULL), 2, 3);
+}
+
+static void test_lists(void **state)
+{
+    struct fake fake = {0};
+
+    (void)state;
+    fake_start(&fake, script_lists);
+    bitmapd *handle = fake_connect(&fake, 0);
+    listed = 0;
+    assert_int_equal(bitmapd_drive_list(handle, count_drive, NULL), 0);
+    assert_int_equal(listed, 300);
+    assert_int_equal(bitmapd_drive_list(handle, count_drive, NULL), 0);
+    assert_int_equal(listed, 300);
+    assert_int_equal(bitmapd_bitmap_list(handle, NULL, count_bitmap, NULL), 0);
+    assert_int_equal(listed, 302);
+    assert_int_equal(bitmapd_bitmap_list(handle, "vg0/a", count_bitmap, NULL), -ENOENT);
+    assert_int_equal(bitmapd_bitmap_list(handle, NULL, count_bitmap, NULL), -EPROTO);
+    assert_non_null(strstr(bitmapd_error(handle), "expected 3 items, found 2"));
+    assert_int_equal(bitmapd_flush(handle), -ENOTCONN);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/* ---- Maps ---- */
+
+struct map_seen {
+    int heads;
+    size_t runs;
+    uint64_t bytes;
+    uint64_t sequence;
+};
+
+static void map_head(void *opaque, const struct bitmapd_map *map)
+{
+    struct map_seen *seen = opaque;
+    assert_string_equal(map->bitmap, "vg0/a/b");
+    assert_int_equal(seen->runs, 0);
+    seen->heads++;
+}
+
+static void map_runs(void *opaque, const struct bitmapd_range *runs, size_t count)
+{
+    struct map_seen *seen = opaque;
+    assert_int_equal(seen->heads, 1);
+    for (size_t i = 0; i < count; i++) {
+        seen->bytes += runs[i].length;
+    }
+    seen->runs += count;
+}
+
+static const struct bitmapd_map_callbacks map_callbacks = {map_head, map_runs};
+
+#define MAP_RUNS 3000u
+
+static void map_end(struct fake *fake, uint64_t cookie, uint64_t runs, uint64_t bytes, uint32_t crc)
+{
+    struct message_map_end end = {runs, bytes, crc};
+    fake_reply_as(fake, MESSAGE_MAP_END, &end, OPERATION_MAP, FRAME_REPLY, 0, cookie);
+}
+
+static void script_map(struct fake *fake)
+{
+    static uint8_t pairs[MAP_RUNS * WIRE_RANGE_BYTES];
+    struct message_map map;
+
+    fake_hello(fake);
+    uint64_t cookie = fake_expect(fake, OPERATION_MAP, &map);
+    FAKE_CHECK(fake_string_is(map.bitmap, "vg0/a/b") && map.offset == 0);
+    fake_map_head(fake, cookie, FAKE_DRIVE_SIZE);
+    for (uint32_t i = 0; i < MAP_RUNS; i++) {
+        wire_range_store(pairs + i * WIRE_RANGE_BYTES, (struct wire_range){i * 1024, 512});
+    }
+    struct message_map_page page = {{.data = pairs, .count = 1000}};
+    for (int i = 0; i < 3; i++) {
+        fake_reply_as(fake, MESSAGE_MAP_PAGE, &page, OPERATION_MAP, FRAME_REPLY | FRAME_MORE, 0,
+                      cookie);
+        page.dirty.data += 1000 * WIRE_RANGE_BYTES;
+    }
+    map_end(fake, cookie, MAP_RUNS, MAP_RUNS * 512, crc32c(0, pairs, sizeof pairs));
+
+    /* Nothing dirty. */
+    cookie = fake_expect(fake, OPERATION_MAP, &map);
+    FAKE_CHECK(map.offset == 4096);
+    fake_map_head(fake, cookie, FAKE_DRIVE_SIZE);
+    map_end(fake, cookie, 0, 0, 0);
+    fake_error(fake, OPERATION_MAP, fake_expect(fake, OPERATION_MAP, NULL), STATUS_NOT_FOUND, "no");
+}
+
+static void test_map(void **state)
+{
+    struct fake fake = {0};
+    struct map_seen seen = {0};
+    uint32_t crc = 1;
+
+    (void)state;
+    fake_start(&fake, script_map);
+    bitmapd *handle = fake_connect(&fake, 0);
+    assert_int_equal(bitmapd_map(handle, "vg0/a/b", 0, &map_callbacks, &seen, &crc), 0);
+    assert_true(seen.heads == 1 && seen.runs == MAP_RUNS && seen.bytes == MAP_RUNS * 512);
+    assert_int_not_equal(crc, 0);
+    seen = (struct map_seen){0};
+    assert_int_equal(bitmapd_map(handle, "vg0/a/b", 4096, &map_callbacks, &seen, &crc), 0);
+    assert_true(seen.heads == 1 && seen.runs == 0);
+    assert_int_equal(crc, 0);
+    assert_int_equal(bitmapd_map(handle, "vg0/a/c", 0, &map_callbacks, &seen, NULL), -ENOENT);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/* Ways to break a map; each on a connection of its own. */
+enum map_fault {
+    MAP_WRONG_CRC,
+    MAP_WRONG_RUNS,
+    MAP_WRONG_BYTES,
+    MAP_NO_HEAD,
+    MAP_PAGE_FIRST,
+    MAP_TWO_HEADS,
+    MAP_EMPTY_RUN,
+    MAP_TOUCHING,
+    MAP_BACKWARDS,
+    MAP_BEYOND,
+    MAP_OVERFLOW,
+    MAP_BEFORE_OFFSET,
+    MAP_OFFSET_BEYOND,
+    MAP_ERROR_WITH_MORE,
+    MAP_SHORT_PAGE,
+    MAP_FAULTS
+};
+
+static void script_bad_map(struct fake *fake)
+{
+    enum map_fault fault = *(enum map_fault *)fake->opaque;
+    uint8_t pair[WIRE_RANGE_BYTES];
+
+    wire_range_store(pair, (struct wire_range){8192, 4096});
+    fake_hello(fake);
+    uint64_t cookie = fake_expect(fake, OPERATION_MAP, NULL);
+    if (fault != MAP_NO_HEAD && fault != MAP_PAGE_FIRST) {
+        fake_map_head(fake, cookie, fault == MAP_OFFSET_BEYOND ? 4095 : 1 << 20);
+    }
+    switch (fault) {
+    case MAP_WRONG_CRC:
+    case MAP_WRONG_RUNS:
+    case MAP_WRONG_BYTES:
+        fake_map_page(fake, cookie, 8192, 4096);
+        map_end(fake, cookie, 1 + (fault == MAP_WRONG_RUNS), 4096 - (fault == MAP_WRONG_BYTES),
+                crc32c(0, pair, sizeof pair) ^ (fault == MAP_WRONG_CRC));
+        break;
+    case MAP_TWO_HEADS:
+        fake_map_head(fake, cookie, 1 << 20);
+        break;
+    case MAP_EMPTY_RUN:
+        fake_map_page(fake, cookie, 8192, 0);
+        break;
+    case MAP_TOUCHING:
+        fake_map_page(fake, cookie, 8192, 4096);
+        fake_map_page(fake, cookie, 12288, 4096);
+        break;
+    case MAP_BACKWARDS:
+        fake_map_page(fake, cookie, 16384, 4096);
+        fake_map_page(fake, cookie, 8192, 4096);
+        break;
+    case MAP_BEYOND:
+        fake_map_page(fake, cookie, (1 << 20) - 512, 513);
+        break;
+    case MAP_OVERFLOW:
+        fake_map_page(fake, cookie, 8192, UINT64_MAX - 8191);
+        break;
+    case MAP_BEFORE_OFFSET:
+        fake_map_page(fake, cookie, 4095, 4096);
+        break;
+    case MAP_PAGE_FIRST:
+        fake_map_page(fake, cookie, 8192, 4096);
+        break;
+    case MAP_ERROR_WITH_MORE: {
+        struct message_error error = {wire_string("no")};
+        fake_reply_as(fake, MESSAGE_ERROR, &error, OPERATION_MAP, FRAME_REPLY | FRAME_MORE,
+                      STATUS_IO, cookie);
+        break;
+    }
+    case MAP_SHORT_PAGE: {
+        struct message_mark lie = {.drive = 2}; /* "2 ranges", and not enough bytes for them */
+        fake_reply_as(fake, MESSAGE_MARK, &lie, OPERATION_MAP, FRAME_REPLY | FRAME_MORE, 0, cookie);
+        break;
+    }
+    default:
+        map_end(fake, cookie, 0, 0, 0);
+    }
+    fake_expect_end(fake);
+}
+
+static void test_bad_maps(void **state)
+{
+    (void)state;
+    for (int fault = 0; fault < MAP_FAULTS; fault++) {
+        struct fake fake = {.opaque = &fault};
+        struct map_seen seen = {0};
+        fake_start(&fake, script_bad_map);
+        bitmapd *handle = fake_connect(&fake, 5);
+        if (bitmapd_map(handle, "vg0/a/b", 4096, &map_callbacks, &seen, NULL) != -EPROTO ||
+            strstr(bitmapd_error(handle), "broke the protocol") == NULL) {
+            fail_msg("fault %d: %s", fault, bitmapd_error(handle));
+        }
+        assert_true(seen.runs <= 1);
+        bitmapd_close(handle);
+        fake_join(&fake);
+    }
+}
+
+/* ---- Other broken replies ---- */
+
+enum reply_fault {
+    REPLY_WRONG_COOKIE,
+    REPLY_TWICE,
+    REPLY_WRONG_OPERATION,
+    REPLY_MORE,
+    REPLY_CUT,
+    REPLY_NUL,
+    REPLY_FAULTS
+};
+
+static void script_bad_reply(struct fake *fake)
+{
+    struct message_drive_info info = drive_info;
+
+    fake_hello(fake);
+    uint64_t cookie = fake_expect(fake, OPERATION_DRIVE_SHOW, NULL);
+    switch (*(enum reply_fault *)fake->opaque) {
+    case REPLY_WRONG_COOKIE:
+        reply_drive(fake, OPERATION_DRIVE_SHOW, cookie + 1);
+        break;
+    case REPLY_TWICE:
+        reply_drive(fake, OPERATION_DRIVE_SHOW, cookie + (UINT64_C(1) << 16));
+        break;
+    case REPLY_WRONG_OPERATION:
+        reply_drive(fake, OPERATION_DRIVE_ADD, cookie);
+        break;
+    case REPLY_MORE:
+        fake_reply_as(fake, MESSAGE_DRIVE_INFO, &info, OPERATION_DRIVE_SHOW,
+                      FRAME_REPLY | FRAME_MORE, 0, cookie);
+        break;
+    case REPLY_NUL:
+        fake->out.bytes = 0;
+        FAKE_CHECK(message_encode(&fake->out, MESSAGE_DRIVE_INFO, &info, OPERATION_DRIVE_SHOW,
+                                  FRAME_REPLY, 0, cookie) == 0);
+        fake->out.data[FRAME_HEADER_BYTES + 8 + 2 + 1] = 0;
+        fake_send(fake, fake->out.data, fake->out.bytes);
+        break;
+    default:
+        fake_ok(fake, OPERATION_DRIVE_SHOW, cookie);
+    }
+    fake_expect_end(fake);
+}
+
+static void test_bad_replies(void **state)
+{
+    (void)state;
+    for (int fault = 0; fault < REPLY_FAULTS; fault++) {
+        struct fake fake = {.opaque = &fault};
+        struct bitmapd_drive drive;
+        fake_start(&fake, script_bad_reply);
+        bitmapd *handle = fake_connect(&fake, 5);
+        if (bitmapd_drive_show(handle, "vg0/a", &drive) != -EPROTO) {
+            fail_msg("fault %d: %s", fault, bitmapd_error(handle));
+        }
+        bitmapd_close(handle);
+        fake_join(&fake);
+    }
+}
+
+/* The daemon leaves with a reason that belongs to no request. */
+static void script_farewell(struct fake *fake)
+{
+    fake_hello(fake);
+    fake_expect(fake, OPERATION_FLUSH, NULL);
+    fake_error(fake, 0, 0, STATUS_MALFORMED, "flags 0x80");
+}
+
+static void test_farewell(void **state)
+{
+    struct fake fake = {0};
+
+    (void)state;
+    fake_start(&fake, script_farewell);
+    bitmapd *handle = fake_connect(&fake, 0);
+    assert_int_equal(bitmapd_flush(handle), -ECONNABORTED);
+    assert_int_equal(bitmapd_flush(handle), -ENOTCONN);
+    assert_non_null(strstr(bitmapd_error(handle), "flags 0x80"));
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_drives),        cmocka_unit_test(test_bitmaps),
+        cmocka_unit_test(test_status),        cmocka_unit_test(test_out_of_order),
+        cmocka_unit_test(test_back_pressure), cmocka_unit_test(test_mark_errors),
+        cmocka_unit_test(test_chain),         cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_map),           cmocka_unit_test(test_bad_maps),
+        cmocka_unit_test(test_bad_replies),   cmocka_unit_test(test_farewell),
+    };
+    alarm(60);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
