@@ -9,9 +9,9 @@
  *      block again, sync                  by the header or, if that is torn, by the mirror
  *   -  clusters of bits are written as    the old commit; free clusters have new content
  *      the transaction goes on
- *   1a write new refcount blocks, sync;   the old commit; blocks nobody refers to (leaks), or
- *      write their table entries          with an entry in the table: nobody's harm
- *   1b raise refcounts                    the old commit; counters too high: leaks
+ *   1a raise refcounts                    the old commit; counters too high: leaks
+ *   1b write new refcount blocks, sync;   the old commit; blocks nobody refers to (leaks), or with
+ *      write their table entries          a table entry and, since 1a is durable by then, a count
  *   1c write L1 tables, bitmap table,     the old commit
  *      state blob
  *   1d write the new block to the mirror  the old commit; the mirror is torn, old or new, and is
@@ -183,14 +183,14 @@ static int write_content(struct container_txn *txn, const struct container_commi
     struct container *c = txn->container;
     int r;
 
-    r = cover_write(txn, error);
-    if (r < 0) {
-        return r;
-    }
     r = refcounts_write_pending(&c->refcounts, c->file, &c->space, txn->buffer, true,
                                 &txn->stats.bytes_written);
     if (r < 0) {
         return error_set_errno(error, r, "cannot raise refcounts");
+    }
+    r = cover_write(txn, error);
+    if (r < 0) {
+        return r;
     }
     for (size_t i = 0; i < txn->n_edits; i++) {
         struct edit *edit = txn->edits[i];

@@ -191,7 +191,7 @@ int refcounts_write_pending(struct refcounts *refcounts, struct file *file,
 /* What a sync did to all that was written before it. */
 void refcounts_synced(struct refcounts *refcounts, bool good);
 
-/* ---- bitmaps (table.c, entry.c) ---- */
+/* ---- bitmaps (entry.c) ---- */
 
 /* A cluster of bits. */
 struct slot {
@@ -322,7 +322,7 @@ struct container {
     struct container_txn *txn;
 };
 
-/* ---- transactions (txn.c, plan.c, commit.c) ---- */
+/* ---- transactions (edit.c, txn.c, plan.c, commit.c) ---- */
 
 /* What a transaction does to one bitmap. */
 struct edit {
@@ -390,6 +390,18 @@ struct container_txn {
     bool header_attempted;
     struct container_commit_stats stats;
 };
+
+/* edit.c */
+void edit_free(struct edit *edit);
+struct edit *edit_by_id(const struct container_txn *txn, uint64_t id);
+bool edit_name_in_use(const struct container_txn *txn, const char *name, size_t name_bytes);
+/* Appends an edit, which the transaction owns from then on; it is freed on failure.  -ENOMEM. */
+int edit_push(struct container_txn *txn, struct edit *edit);
+/* The edit of a bitmap that is there, perhaps a new one.  -ENOENT, -ENOMEM. */
+int edit_begin(struct container_txn *txn, uint64_t id, struct edit **ret, struct error *error);
+int edit_begin_foreign(struct container_txn *txn, uint32_t index, struct edit **ret,
+                       struct error *error);
+int edit_set_name(struct container_txn *txn, struct edit *edit, const char *name);
 
 /* Takes clusters for the transaction.  -ENOSPC with words. */
 int txn_take(struct container_txn *txn, uint64_t count, uint64_t *ret_start, struct error *error);

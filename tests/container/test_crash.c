@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Power fails at every changing call of the script, and what was not synced is
+ * lost, kept or torn.  What is found afterwards must be the last commit that
+ * was reported done or the one that was under way, whole, with leaks at most;
+ * and it must be possible to go on from there.
+ */
+#include "tests/container/script.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static uint64_t seed;
+
+static struct simdisk *narrow(uint64_t s)
+{
+    return test_container(9, s);
+}
+
+/* 64 counters a block, 64 blocks a table cluster: growth of the table is soon reached. */
+static struct simdisk *wide(uint64_t s)
+{
+    struct simdisk *disk = test_container(9, s);
+
+    test_set_refcount_order(disk, 6);
+    return disk;
+}
+
+static void after_crash(const struct simdisk *disk, enum simdisk_fate fate, uint64_t s,
+                        unsigned done, const uint64_t digests[SCRIPT_STEPS + 1])
+{
+    struct simdisk *found = simdisk_crash(disk, fate, s);
+    struct error error;
+
+    /* A write that failed may have torn the header inside its sector: the mirror has it, but until
+     * the next open that is damage. */
+    if (!simdisk_failed(disk)) {
+        test_check_sound(found);
+    }
+    struct container *c = test_open(found, CONTAINER_OPEN_WRITE);
+    unsigned seen = script_seen(c);
+    if (seen != done && seen != done + 1) {
+        fail_msg("found step %u, expected %u or the next", seen, done);
+    }
+    assert_int_equal(test_digest(c), digests[seen]);
+    if (seen < SCRIPT_STEPS) {
+        OK(script_step(c, seen + 1, &error), error);
+        assert_int_equal(test_digest(c), digests[seen + 1]);
+    }
+    container_close(c);
+    /* Leaks that the crash left are gone with the next commit. */
+    struct container_check_report report = test_check(found, true);
+    assert_int_equal(report.corruptions, 0);
+    if (seen < SCRIPT_STEPS) {
+        assert_int_equal(report.leaks, 0);
+    }
+    simdisk_free(found);
+}
+
+static void every_stop(struct simdisk *(*make)(uint64_t seed))
+{
+    uint64_t digests[SCRIPT_STEPS + 1];
+    bool stopped = true;
+    uint64_t stop;
+
+    script_digests(make, digests);
+    for (stop = 1; stopped; stop++) {
+        struct simdisk *disk = make(seed + stop);
+        struct container *c;
+        struct error error;
+        unsigned done = 0;
+
+        simdisk_stop_at(disk, stop);
+        if (container_open(simdisk_file(disk), CONTAINER_OPEN_WRITE, &c, &error) == 0) {
+            while (done < SCRIPT_STEPS && script_step(c, done + 1, &error) == 0) {
+                done++;
+            }
+            container_close(c);
+        }
+        stopped = simdisk_stopped(disk);
+        after_crash(disk, SIMDISK_DROP, seed, done, digests);
+        after_crash(disk, SIMDISK_KEEP, seed, done, digests);
+        after_crash(disk, SIMDISK_TEAR, seed + stop, done, digests);
+        simdisk_free(disk);
+    }
+    printf("%u stop points\n", (unsigned)stop - 2);
+}
+
+static void crash_anywhere(void **state)
+{
+    (void)state;
+    every_stop(narrow);
+}
+
+static void crash_with_growing_refcount_table(void **state)
+{
+    (void)state;
+    every_stop(wide);
+}
+
+/*
+ * A call fails, the step is tried again, and then the power fails.  A step that
+ * was reported as failed may have come through; nothing older may be found.
+ */
+static void crash_after_failures(void **state)
+{
+    uint64_t digests[SCRIPT_STEPS + 1], random = seed;
+
+    (void)state;
+    script_digests(narrow, digests);
+    for (unsigned round = 0; round < 400; round++) {
+        struct simdisk *disk = narrow(seed + round);
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        struct error error;
+        unsigned done = 0;
+
+        simdisk_fail_at(disk, simdisk_random(&random) % 1000, 1 + simdisk_random(&random) % 3,
+                        -EIO);
+        simdisk_stop_at(disk, 1 + simdisk_random(&random) % 1000);
+        while (done < SCRIPT_STEPS && !simdisk_stopped(disk)) {
+            done += script_step(c, done + 1, &error) == 0;
+        }
+        container_close(c);
+        after_crash(disk, SIMDISK_TEAR, seed + round, done, digests);
+        simdisk_free(disk);
+    }
+}
+
+/* The sync of the new header fails; whatever the next attempt does, one commit is whole. */
+static void crash_after_header_in_doubt(void **state)
+{
+    uint64_t digests[SCRIPT_STEPS + 1];
+
+    (void)state;
+    script_digests(narrow, digests);
+    for (uint64_t call = 1; call < 80; call++) {
+        for (uint64_t stop = 1; stop < 40; stop++) {
+            struct simdisk *disk = narrow(seed + call);
+            struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+            struct error error;
+            unsigned done = 1;
+
+            OK(script_step(c, 1, &error), error);
+            simdisk_fail_at(disk, call, 1, -EIO);
+            if (script_step(c, 2, &error) == 0) {
+                /* Either all calls are through, or it was step 3's, which may fail. */
+                bool through = !simdisk_failed(disk);
+                container_close(c);
+                simdisk_free(disk);
+                if (through) {
+                    return;
+                }
+                continue;
+            }
+            simdisk_stop_at(disk, stop);
+            while (done < 3 && !simdisk_stopped(disk)) {
+                done += script_step(c, done + 1, &error) == 0;
+            }
+            container_close(c);
+            after_crash(disk, SIMDISK_TEAR, seed + stop, done, digests);
+            simdisk_free(disk);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(crash_anywhere),
+        cmocka_unit_test(crash_with_growing_refcount_table),
+        cmocka_unit_test(crash_after_failures),
+        cmocka_unit_test(crash_after_header_in_doubt),
+    };
+
+    seed = simdisk_seed();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
