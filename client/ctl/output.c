@@ -266,7 +266,10 @@ void output_list_print(struct output_list *list)
         if (scols_print_table_to_string(list->table, &text) != 0) {
             output_no_memory();
         }
-        note_failure(text && fputs(text, stdout) == EOF);
+        /* The library leaves the last line open, and prints nothing for a table without lines. */
+        if (text && text[0]) {
+            output_print("%s\n", text);
+        }
     }
     output_list_free(list);
 }

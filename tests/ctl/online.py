@@ -143,7 +143,9 @@ class Drives(Online):
         )
         table = self.run_ok("drive", "list").out
         self.assertRegex(table, r"(?m)^vg0/größe +10G +64K +power-loss\b")
-        self.assertRegex(table, r"(?m)^NAME +SIZE ")
+        self.assertRegex(table, r"\ANAME +SIZE ")
+        self.assertEqual(table.count("\n"), 3)
+        self.assertTrue(table.endswith("\n"))
         self.assertIn("size:         100000 (100000)\n", self.run_ok("drive", "show", "d").out)
 
     def test_refusals(self):
@@ -359,7 +361,20 @@ class Marks(Online):
     def test_hold(self):
         result = self.json("mark", "d", "--stdin", "--hold", stdin="0 1\n1M 1\n")
         self.assertEqual(result["marked"], 2)
-        self.assertEqual(self.dirty("d/a"), [(0, 64 * K), (M, 64 * K)])
+        held = [(0, 64 * K), (M, 64 * K)]
+        self.assertEqual(self.dirty("d/a"), held)
+        # Their writes may still reach the drive: nothing makes them clean, until they are given up.
+        self.silent("mark", "d", "2M", "1")
+        self.silent("bitmap", "clear", "d/a", "--all")
+        self.assertEqual(self.dirty("d/a"), held)
+        shown = self.json("drive", "show", "d")
+        self.assertEqual((shown["lost_writers"], shown["unsettled"]), (1, 2))
+        self.silent("drive", "fence", "d")
+        shown = self.json("drive", "show", "d")
+        self.assertEqual((shown["lost_writers"], shown["unsettled"]), (0, 0))
+        self.assertEqual(self.dirty("d/a"), held)
+        self.silent("bitmap", "clear", "d/a", "--all")
+        self.assertEqual(self.dirty("d/a"), [])
 
     def test_bad_line(self):
         result = self.fails(2, "mark", "d", "--stdin", stdin="0 1\n1M 1\nnonsense\n2M 1\n")
@@ -419,6 +434,43 @@ class Service(Online):
         self.daemon.start()
         self.assertEqual(self.json("bitmap", "show", "d/n"), before)
         self.assertEqual(self.dirty("d/n"), [(0, 64 * K)])
+
+    def test_crash(self):
+        self.run_ok("drive", "add", "d", "--size", "1M")
+        self.run_ok("bitmap", "create", "d/n")
+        self.run_ok("flush")
+        self.assertEqual(self.daemon.end(signal.SIGKILL), -signal.SIGKILL)
+        self.assertIs(self.json("container", "info", self.daemon.container)["clean"], False)
+        self.daemon.start()
+        self.assertEqual(self.json("bitmap", "show", "d/n")["validity"], "unknown")
+        self.assertEqual(self.json("status")["unknown_bitmaps"], 1)
+        self.assertEqual(self.dirty("d/n", code=6), [(0, M)])
+
+    def test_damaged_bitmap(self):
+        self.run_ok("drive", "add", "d", "--size", "1M")
+        for name in ("a", "b"):
+            self.run_ok("bitmap", "create", f"d/{name}")
+            self.silent("bitmap", "set", f"d/{name}", "0", "1")
+        self.assertEqual(self.daemon.end(signal.SIGTERM), 0)
+        with open(self.daemon.container, "r+b") as file:
+            # The first entry of the bitmap table, of its L1 table, the first byte of its bits.
+            offset = 108
+            for _ in range(3):
+                file.seek(offset)
+                offset = int.from_bytes(file.read(8), "big") & ((1 << 56) - 512)
+            file.seek(offset)
+            file.write(b"\xa5")
+        info = self.json("container", "info", self.daemon.container)
+        self.assertEqual([b["dirty_bytes"] for b in info["bitmaps"]], [None, 64 * K])
+        self.assertNotEqual(info["bitmaps"][0]["damage"], "")
+        self.assertIsNone(info["bitmaps"][1]["damage"])
+        table = self.run_ok("container", "info", self.daemon.container).out
+        self.assertRegex(table, r"(?m)^d/a .* \? .+$")
+        result = run("container", "check", self.daemon.container, "-o", "json")
+        self.assertEqual((result.code, result.json()["leaks"]), (2, 0))
+        self.daemon.start()
+        self.assertEqual(self.json("bitmap", "show", "d/a")["validity"], "unknown")
+        self.assertEqual(self.json("bitmap", "show", "d/b")["validity"], "exact")
 
     def test_no_daemon(self):
         self.assertEqual(self.daemon.end(signal.SIGTERM), 0)
