@@ -6,7 +6,8 @@
  * container is copy-on-write and what it reads is verified by checksums, so a
  * commit meanwhile does no harm, unless a second one reuses what the first
  * has freed: then something looks damaged, and if the commit id has moved,
- * everything is read once more.
+ * everything is read once more; if that happens again, the container is busy,
+ * not damaged.
  *
  * `check` takes a writer's lock, since a daemon at work has references that
  * no commit has yet; it never writes.
@@ -109,6 +110,8 @@ int image_create(const struct invocation *inv)
     }
     return EXIT_DONE;
 }
+
+#define INFO_ATTEMPTS 2
 
 struct info_bitmap {
     char *name;
@@ -281,6 +284,31 @@ static bool has_moved_on(const char *path, const struct container_info *before)
     return memcmp(&now.commit_id, &before->commit_id, sizeof now.commit_id) != 0;
 }
 
+/* Never takes for damage what a daemon at work has changed under our hands. */
+static int info_read_settled(const char *path, struct info *ret, struct error *error)
+{
+    for (int attempt = 0; attempt < INFO_ATTEMPTS; attempt++) {
+        CLEANUP(info_deinit) struct info info = {.bitmaps = NULL};
+        int r = info_read(path, &info, error);
+        bool last = attempt + 1 == INFO_ATTEMPTS;
+        if (r == -EBADMSG && !last) {
+            continue;
+        }
+        if (r < 0) {
+            return r;
+        }
+        if (!info.damaged || !has_moved_on(path, &info.container)) {
+            *ret = info;
+            info = (struct info){0};
+            return 0;
+        }
+    }
+    return error_set(
+        error, -EBUSY,
+        "it was changed %d times while it was being read: try again, or flush less often",
+        INFO_ATTEMPTS);
+}
+
 static void add_text_or_null(json_object *object, const char *key, const char *text)
 {
     if (text && text[0]) {
@@ -421,12 +449,7 @@ int image_info(const struct invocation *inv)
     CLEANUP(info_deinit) struct info info = {.bitmaps = NULL};
     struct error error = {.text = ""};
 
-    int r = info_read(path, &info, &error);
-    bool again = r == -EBADMSG || (r == 0 && info.damaged && has_moved_on(path, &info.container));
-    if (again) {
-        info_deinit(&info);
-        r = info_read(path, &info, &error);
-    }
+    int r = info_read_settled(path, &info, &error);
     if (r < 0) {
         return report("info", path, r, &error);
     }
