@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Folders are layers: an include points down, is written from the root, and every .c is built."""
+"""Folders are layers: an include points down, is written from the root, and every .c is compiled."""
 
+import json
 import os
 import re
 
@@ -66,30 +67,23 @@ def check_include(tree, path, number, target):
     return []
 
 
-def listed_sources(tree):
-    """Every path that some CMakeLists.txt names."""
-    found = set()
-    for path in tree.paths:
-        if os.path.basename(path) != "CMakeLists.txt":
-            continue
-        folder = os.path.dirname(path)
-        text = re.sub(r"#.*", "", tree.read(path))
-        for word in re.findall(r"[^\s()\"]+\.c\b", text):
-            if word.startswith("${PROJECT_SOURCE_DIR}/"):
-                found.add(os.path.normpath(word[len("${PROJECT_SOURCE_DIR}/"):]))
-            else:
-                found.add(os.path.normpath(os.path.join(folder, word)))
-    return found
+def compiled_sources(tree):
+    """The project's files that some target compiles, as CMake itself says."""
+    with open(os.path.join(tree.build, "compile_commands.json"), encoding="utf-8") as file:
+        commands = json.load(file)
+    root = os.path.realpath(tree.root)
+    files = (os.path.join(command["directory"], command["file"]) for command in commands)
+    return {os.path.relpath(os.path.realpath(file), root) for file in files}
 
 
 def check(tree):
     problems = []
-    listed = listed_sources(tree)
+    compiled = compiled_sources(tree)
     for path in tree.with_suffix(".c", ".h"):
         for number, line in enumerate(tree.read(path).splitlines(), 1):
             match = INCLUDE.match(line)
             if match:
                 problems += check_include(tree, path, number, match.group(1))
-        if path.endswith(".c") and path not in listed:
-            problems.append(f"{path}: no CMakeLists.txt lists it")
+        if path.endswith(".c") and path not in compiled:
+            problems.append(f"{path}: no target compiles it")
     return problems

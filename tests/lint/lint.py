@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""lint.py includes|manual|sources|style ROOT: prints what is wrong; 0 clean, 1 not, 77 not checked."""
+"""lint.py includes|manual|sources|style ROOT BUILD: prints what is wrong; 0 clean, 1 not, 77 not checked."""
 
 import os
 import sys
@@ -20,11 +20,11 @@ CHECKS = {
 
 
 def main(arguments):
-    if len(arguments) != 2 or arguments[0] not in CHECKS or not os.path.isdir(arguments[1]):
+    if len(arguments) != 3 or arguments[0] not in CHECKS or not os.path.isdir(arguments[1]):
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        problems = CHECKS[arguments[0]](Tree.find(arguments[1]))
+        problems = CHECKS[arguments[0]](Tree.find(*arguments[1:]))
     except style.Missing as missing:
         print(f"skipped: {missing}")
         return 77

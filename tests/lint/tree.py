@@ -6,14 +6,15 @@ import subprocess
 
 
 class Tree:
-    """A root and the paths in it, relative and with '/'."""
+    """A root, the paths in it (relative and with '/'), and the folder of a build of it."""
 
-    def __init__(self, root, paths):
+    def __init__(self, root, build, paths):
         self.root = root
+        self.build = build
         self.paths = sorted(paths)
 
     @classmethod
-    def find(cls, root):
+    def find(cls, root, build):
         """What git tracks, or, outside a checkout, whatever is no build folder."""
         try:
             listing = subprocess.run(
@@ -21,9 +22,10 @@ class Tree:
                 check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
             paths = [os.fsdecode(path) for path in listing.split(b"\0") if path]
             # A file that is deleted but not yet committed as such is no file.
-            return cls(root, [path for path in paths if os.path.isfile(os.path.join(root, path))])
+            return cls(root, build,
+                       [path for path in paths if os.path.isfile(os.path.join(root, path))])
         except (OSError, subprocess.CalledProcessError):
-            return cls(root, cls.walk(root))
+            return cls(root, build, cls.walk(root))
 
     @staticmethod
     def walk(root):
