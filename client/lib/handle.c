@@ -89,10 +89,24 @@ int client_check_usable(struct bitmapd *handle)
 
 void client_copy_words(char *to, size_t size, struct wire_string text)
 {
-    size_t length = text.length < size ? text.length : size - 1;
+    size_t length = text.length;
+
+    if (length >= size) {
+        length = size - 1;
+        while (length > 0 && ((unsigned char)text.data[length] & 0xc0) == 0x80) {
+            length--; /* not in the middle of a character */
+        }
+    }
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text.data[i];
-        to[i] = c < 0x20 || c == 0x7f ? '?' : text.data[i];
+        /* C0 and DEL; C1, which UTF-8 writes as 0xc2 and the code. */
+        bool control = c < 0x20 || c == 0x7f ||
+                       (c == 0xc2 && i + 1 < length && (unsigned char)text.data[i + 1] >= 0x80 &&
+                        (unsigned char)text.data[i + 1] < 0xa0);
+        to[i] = control ? '?' : text.data[i];
+        if (control && c == 0xc2) {
+            to[++i] = '?';
+        }
     }
     to[length] = '\0';
 }

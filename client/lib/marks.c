@@ -89,6 +89,14 @@ void mark_log_append(struct mark_log *log, uint64_t id, struct wire_range range)
 size_t mark_log_find(const struct mark_log *log, uint64_t id)
 {
     size_t low = 0, high = log->count;
+
+    /* Where it is as long as no id was left out, which is the rule. */
+    if (log->count > 0) {
+        uint64_t from_end = log->marks[log->count - 1].id - id;
+        if (from_end < log->count && log->marks[log->count - 1 - from_end].id == id) {
+            return log->count - 1 - (size_t)from_end;
+        }
+    }
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         if (log->marks[middle].id < id) {
