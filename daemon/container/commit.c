@@ -301,7 +301,8 @@ static void adopt(struct container_txn *txn)
     free(c->header.block);
     c->header = txn->header;
     txn->header.block = NULL;
-    c->no_space = false;
+    /* A commit that lived on the reserve has not shown that there is space. */
+    c->no_space = c->no_space && txn->used_reserve;
 }
 
 int container_commit(struct container_txn *txn, const struct container_commit_options *options,

@@ -236,7 +236,9 @@ struct container_check_report {
 /*
  * Verifies every refcount against a recount both ways, every offset, overlap,
  * reserved bit, CRC, tail bits, names, header against mirror.  Each finding is
- * told to @found as one line with structure, offset, found and expected.
+ * told to @found (may be NULL) as one line with structure, offset, found and
+ * expected.  -ENOTSUP: the image has a disk of its own or snapshots, whose
+ * clusters this version does not follow.
  * Needs no container that opens: takes the file itself, never writes.
  * < 0: could not check.
  */

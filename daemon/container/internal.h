@@ -313,7 +313,7 @@ struct container {
 
     struct run reserve_table; /* count 0: none */
     struct run reserve_blob;
-    bool no_space; /* the last attempt ran out of space: metadata goes to the reserve at once */
+    bool no_space; /* space ran out, and nothing has grown since: metadata goes to the reserve */
 
     /* The last header write may or may not have reached the disk. */
     bool header_uncertain;

@@ -37,7 +37,9 @@ void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const 
         }
     }
     *(corruption ? &sink->corruptions : &sink->leaks) += count;
-    sink->found(sink->opaque, corruption, text);
+    if (sink->found) {
+        sink->found(sink->opaque, corruption, text);
+    }
 }
 
 /* -EBADMSG, or 1 when the sink took it and the caller is to go on without what is wrong. */
@@ -335,6 +337,9 @@ int container_load(struct file *file, struct load_sink *sink, struct container *
     r = header_find(file, file_bytes, &c->header, &c->used_mirror, error);
     if (r < 0) {
         return r;
+    }
+    if (sink && header_refuses_writing(&c->header, error)) {
+        return -ENOTSUP; /* a check that knows half of the references would cry wolf */
     }
     c->fields_restored = c->header.fields_restored;
     c->foreign_write = c->header.has_private && !(c->header.autoclear & AUTOCLEAR_OURS);

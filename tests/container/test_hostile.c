@@ -1,0 +1,688 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Bytes that no commit of ours has written.  Each one ends in an error with
+ * words and an untouched file, or in damage of what it hits and nothing else.
+ *
+ * A corruption is made twice: as it is, for the CRCs to find, and "sealed",
+ * with all CRCs made right again, for the checks behind them to find.
+ */
+#include "tests/container/support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CLUSTER 512u
+#define N       3u /* bitmaps */
+
+static uint64_t seed;
+static uint8_t *image; /* a sound container */
+static uint64_t image_bytes;
+static uint64_t digests[N];           /* of its bitmaps */
+static struct container_info healthy; /* and what it says of itself */
+
+/* Where things are in the image, for the table below. */
+static uint64_t at_table, at_state, at_mirror, at_l1[N], at_bits;
+
+static uint64_t digest_of(struct container *c, uint32_t index, bool *ret_good)
+{
+    struct container_bitmap_info b;
+    uint8_t bits[CLUSTER];
+    uint64_t digest;
+
+    container_bitmap_get(c, index, &b);
+    digest = hash_name(b.name, b.name_bytes) ^ hash_id(b.id) ^ hash_id(b.granularity) ^
+             hash_id(b.sectors);
+    *ret_good = b.damage == NULL;
+    for (uint32_t i = 0; *ret_good && i < b.l1_entries; i++) {
+        enum container_cluster_kind kind;
+        struct error e;
+        memset(bits, 0, sizeof bits);
+        if (container_bitmap_read(c, index, i, bits, &kind, &e) < 0) {
+            assert_true(e.text[0] != '\0');
+            container_bitmap_get(c, index, &b);
+            assert_non_null(b.damage);
+            *ret_good = false;
+        }
+        digest = hash_id(digest ^ crc32c(0, bits, sizeof bits));
+    }
+    return digest;
+}
+
+static int make_image(void **state)
+{
+    struct simdisk *disk = test_container(9, 1);
+    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+    struct container_txn *t;
+    struct error e;
+    uint8_t bits[CLUSTER];
+
+    (void)state;
+    for (unsigned round = 0; round < 2; round++) {
+        OK(container_begin(c, &t, &e), e);
+        for (uint64_t id = 1; id <= N && round == 0; id++) {
+            char name[] = {'d', '/', (char)('a' + id), '\0'};
+            OK(container_txn_add(t, id, name, 512, 4096 * 70, &e), e);
+        }
+        for (uint64_t id = 1; id <= N; id++) {
+            for (uint32_t i = 0; i < 70; i += 23 - round) {
+                test_pattern(bits, sizeof bits, id, i, round);
+                OK(container_txn_write(t, id, i, bits, sizeof bits, &e), e);
+            }
+        }
+        OK(test_commit(t, "the payload", &e), e);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        bool good;
+        digests[i] = digest_of(c, i, &good);
+        assert_true(good);
+        at_l1[i] = c->directory.entries[i]->l1_offset;
+    }
+    at_bits = (uint64_t)c->directory.entries[1]->slots[0].where * CLUSTER;
+    at_table = c->header.table_offset;
+    at_state = c->header.private.state_offset;
+    at_mirror = c->header.private.mirror_offset;
+    container_get_info(c, &healthy);
+    container_close(c);
+    struct container_check_report report = test_check(disk, true);
+    assert_int_equal(report.corruptions + report.leaks, 0);
+    const uint8_t *bytes = simdisk_bytes(disk, &image_bytes);
+    image = malloc(image_bytes);
+    assert_non_null(image);
+    memcpy(image, bytes, image_bytes);
+    simdisk_free(disk);
+    return 0;
+}
+
+static int free_image(void **state)
+{
+    (void)state;
+    free(image);
+    return 0;
+}
+
+/* Every CRC right, as far as pointers lead into the file. */
+static void seal(uint8_t *b, uint64_t size)
+{
+    if (size < 2048 || load_be32(b + HEADER_BYTES) != EXTENSION_PRIVATE) {
+        return;
+    }
+    uint8_t *x = b + HEADER_BYTES + 8;
+    uint64_t state = load_be64(x + PRIVATE_STATE_OFFSET);
+    uint64_t length = load_be64(x + PRIVATE_STATE_LENGTH);
+    uint64_t table = load_be64(x + PRIVATE_FIELDS + 4);
+    if (state <= size && length <= size - state && length >= STATE_HEADER_BYTES) {
+        uint8_t *s = b + state;
+        uint64_t at = STATE_HEADER_BYTES, entry = table, table_length = 0;
+        memcpy(s + STATE_UUID, x + PRIVATE_UUID, 32);
+        for (uint32_t i = 0; i < load_le32(s + STATE_TABLE_ENTRIES); i++) {
+            if (length - at < STATE_ENTRY_BYTES || entry > size || size - entry < TABLE_NAME) {
+                break;
+            }
+            uint64_t l1 = load_be64(b + entry);
+            uint64_t l1_bytes = UINT64_C(8) * load_be32(b + entry + TABLE_L1_ENTRIES);
+            if (l1 <= size && l1_bytes <= size - l1) {
+                store_le32(s + at + STATE_ENTRY_L1_CRC, crc32c(0, b + l1, l1_bytes));
+            }
+            uint64_t crcs = UINT64_C(4) * load_le32(s + at + STATE_ENTRY_CRCS);
+            if (crcs > length - at - STATE_ENTRY_BYTES) {
+                break;
+            }
+            at += STATE_ENTRY_BYTES + crcs;
+            uint64_t bytes = (TABLE_NAME + (uint64_t)load_be16(b + entry + 24) + 7) & ~UINT64_C(7);
+            table_length += bytes;
+            entry += bytes;
+        }
+        store_le64(s + STATE_TABLE_LENGTH, table_length);
+        if (table <= size && table_length <= size - table) {
+            store_le32(s + STATE_TABLE_CRC, crc32c(0, b + table, table_length));
+        }
+        store_le32(s + STATE_CRC, 0);
+        store_le32(s + STATE_CRC, crc32c(0, s, length));
+    }
+    store_be32(x + PRIVATE_HEADER_CRC, 0);
+    store_be32(x + PRIVATE_CRC, 0);
+    store_be32(x + PRIVATE_CRC, crc32c(0, x, PRIVATE_BYTES));
+    store_be32(x + PRIVATE_HEADER_CRC, crc32c(0, b, 264));
+    memcpy(b + at_mirror, b, 264);
+}
+
+enum outcome {
+    SOUND,    /* nothing is wrong with what is found */
+    REFUSED,  /* -EBADMSG */
+    NO_WRITE, /* read, but -ENOTSUP for writing */
+    MIRROR,   /* the header's mirror is used */
+    STATE,    /* state_damage, all listed bitmaps damaged */
+    DAMAGE_0, /* one bitmap; the others are what they were */
+    DAMAGE_1,
+};
+
+/* Writes @value, @bytes wide and big endian, at *@base + @offset. */
+struct corruption {
+    const char *what;
+    const uint64_t *base; /* NULL: 0 */
+    unsigned offset, bytes;
+    uint64_t value;
+    enum outcome raw, sealed;
+};
+
+static uint64_t at_private = HEADER_BYTES + 8;
+
+static const struct corruption corruptions[] = {
+    {"magic", NULL, 0, 4, 0x514649fa, MIRROR, REFUSED},
+    {"version 2", NULL, 4, 4, 2, MIRROR, REFUSED},
+    {"version 4", NULL, 4, 4, 4, MIRROR, REFUSED},
+    {"backing file in the header", NULL, 8, 8, 64, MIRROR, REFUSED},
+    {"backing file behind the extensions", NULL, 8, 8, 300, MIRROR, NO_WRITE},
+    {"cluster_bits 8", NULL, 20, 4, 8, MIRROR, REFUSED},
+    {"cluster_bits 22", NULL, 20, 4, 22, MIRROR, REFUSED},
+    {"cluster_bits 0xffffffff", NULL, 20, 4, 0xffffffff, MIRROR, REFUSED},
+    {"cluster_bits 12", NULL, 20, 4, 12, MIRROR, REFUSED},
+    {"virtual size", NULL, 24, 8, 1 << 20, MIRROR, NO_WRITE},
+    {"crypt method", NULL, 32, 4, 2, MIRROR, NO_WRITE},
+    {"L1 of a disk", NULL, 36, 4, 1, MIRROR, NO_WRITE},
+    {"refcount table misaligned", NULL, 48, 8, 513, MIRROR, REFUSED},
+    {"refcount table far out", NULL, 48, 8, UINT64_C(1) << 62, MIRROR, REFUSED},
+    {"refcount table at the end of numbers", NULL, 48, 8, ~UINT64_C(511), MIRROR, REFUSED},
+    {"refcount table in the header", NULL, 48, 8, 0, MIRROR, REFUSED},
+    {"refcount table in the mirror", NULL, 48, 8, 3 * CLUSTER, MIRROR, REFUSED},
+    {"refcount table of no cluster", NULL, 56, 4, 0, MIRROR, REFUSED},
+    {"refcount table of too many", NULL, 56, 4, 0xffffffff, MIRROR, REFUSED},
+    {"refcount table over its block", NULL, 56, 4, 2, MIRROR, REFUSED},
+    {"snapshots", NULL, 60, 4, 1, MIRROR, NO_WRITE},
+    {"dirty bit", NULL, 72, 8, 1, MIRROR, NO_WRITE},
+    {"corrupt bit", NULL, 72, 8, 2, MIRROR, NO_WRITE},
+    {"external data", NULL, 72, 8, 4, MIRROR, NO_WRITE},
+    {"compression type", NULL, 72, 8, 8, MIRROR, REFUSED},
+    {"extended L2", NULL, 72, 8, 16, MIRROR, NO_WRITE},
+    {"unknown incompatible bit", NULL, 72, 8, 32, MIRROR, REFUSED},
+    {"unknown compatible bit", NULL, 80, 8, 32, MIRROR, SOUND},
+    {"autoclear bit gone", NULL, 88, 8, 0, SOUND, SOUND},
+    {"refcount_order 7", NULL, 96, 4, 7, MIRROR, REFUSED},
+    {"header_length 112", NULL, 100, 4, 112, MIRROR, REFUSED},
+    {"header_length 128", NULL, 100, 4, 128, MIRROR, REFUSED},
+    {"header_length 4096", NULL, 100, 4, 4096, MIRROR, REFUSED},
+    {"number of bitmaps", NULL, 104, 4, 2, MIRROR, SOUND},
+    {"offset of bitmaps", NULL, 108, 8, 5, MIRROR, SOUND},
+    {"extension type", NULL, 120, 4, 0x424d4151, MIRROR, MIRROR},
+    {"extension length", NULL, 124, 4, 0xffffffff, MIRROR, REFUSED},
+    {"extension length 120", NULL, 124, 4, 120, MIRROR, REFUSED},
+    {"no end of extensions", NULL, 256, 4, 7, MIRROR, REFUSED},
+
+    {"state misaligned", &at_private, 0, 8, 1, MIRROR, REFUSED},
+    {"state far out", &at_private, 0, 8, UINT64_MAX & ~UINT64_C(511), MIRROR, STATE},
+    {"state in the header", &at_private, 0, 8, 0, MIRROR, REFUSED},
+    {"state in the mirror", &at_private, 0, 8, 3 * CLUSTER, MIRROR, REFUSED},
+    {"state empty", &at_private, 8, 8, 0, MIRROR, STATE},
+    {"state too long", &at_private, 8, 8, UINT64_MAX, MIRROR, STATE},
+    {"state shorter", &at_private, 8, 8, 79, MIRROR, STATE},
+    {"mirror misaligned", &at_private, 16, 8, 3 * CLUSTER + 8, MIRROR, REFUSED},
+    {"mirror far out", &at_private, 16, 8, UINT64_C(1) << 40, MIRROR, REFUSED},
+    {"mirror in the header", &at_private, 16, 8, 0, MIRROR, REFUSED},
+    {"extension version", &at_private, 24, 4, 2, MIRROR, REFUSED},
+    {"uuid", &at_private, 28, 1, 0x99, MIRROR, SOUND},
+    {"commit id", &at_private, 44, 1, 0x99, MIRROR, SOUND},
+    {"table misaligned", &at_private, 108, 8, 8, MIRROR, STATE},
+    {"table far out", &at_private, 108, 8, UINT64_MAX & ~UINT64_C(511), MIRROR, STATE},
+    {"no bitmaps", &at_private, 104, 4, 0, MIRROR, STATE},
+    {"one bitmap less", &at_private, 104, 4, N - 1, MIRROR, STATE},
+    {"many bitmaps", &at_private, 104, 4, 65535, MIRROR, STATE},
+    {"too many bitmaps", &at_private, 104, 4, 65536, MIRROR, REFUSED},
+
+    {"refcount table entry misaligned", NULL, CLUSTER, 8, 2 * CLUSTER + 1, REFUSED, REFUSED},
+    {"refcount table entry far out", NULL, CLUSTER, 8, UINT64_C(1) << 50, REFUSED, REFUSED},
+    {"refcount block in the header", NULL, CLUSTER + 8, 8, 0, SOUND, SOUND},
+    {"refcount block twice", NULL, CLUSTER + 8, 8, 2 * CLUSTER, REFUSED, REFUSED},
+    {"refcount block gone", NULL, CLUSTER, 8, 0, SOUND, SOUND},
+    {"refcount too low", NULL, 2 * CLUSTER, 2, 0, SOUND, SOUND},
+    {"refcount too high", NULL, 2 * CLUSTER, 2, 0xffff, SOUND, SOUND},
+
+    {"entry's L1 misaligned", &at_table, 0, 8, 77, STATE, DAMAGE_0},
+    {"entry's L1 far out", &at_table, 0, 8, UINT64_C(1) << 60, STATE, DAMAGE_0},
+    {"entry's L1 in the header", &at_table, 0, 8, 0, STATE, DAMAGE_0},
+    {"entry's L1 in a refcount block", &at_table, 0, 8, 2 * CLUSTER, STATE, DAMAGE_0},
+    {"entry's L1 length", &at_table, 8, 4, 71, STATE, DAMAGE_0},
+    {"entry's L1 length huge", &at_table, 8, 4, 0xffffffff, STATE, DAMAGE_0},
+    {"entry's granularity 0", &at_table, 12, 4, 0, STATE, DAMAGE_0},
+    {"entry's granularity odd", &at_table, 12, 4, 513, STATE, DAMAGE_0},
+    {"entry's granularity other", &at_table, 12, 4, 1024, STATE, DAMAGE_0},
+    {"entry's sectors huge", &at_table, 16, 8, UINT64_MAX, STATE, DAMAGE_0},
+    {"entry's name length 0", &at_table, 24, 2, 0, STATE, DAMAGE_0},
+    {"entry's name length 0xffff", &at_table, 24, 2, 0xffff, STATE, STATE},
+    {"entry's name with a NUL", &at_table, 27, 1, 0, STATE, DAMAGE_0},
+    {"L1 entry: reserved bit 63", &at_l1[1], 0, 8, UINT64_C(1) << 63, DAMAGE_1, DAMAGE_1},
+    {"L1 entry: reserved bit 1", &at_l1[1], 0, 8, 2, DAMAGE_1, DAMAGE_1},
+    {"L1 entry: reserved bit 56", &at_l1[1], 0, 8, UINT64_C(1) << 56, DAMAGE_1, DAMAGE_1},
+    {"L1 entry far out", &at_l1[1], 0, 8, UINT64_C(1) << 55, DAMAGE_1, DAMAGE_1},
+    {"L1 entry in the header's cluster 1", &at_l1[1], 0, 8, CLUSTER, DAMAGE_1, DAMAGE_1},
+    {"L1 entry gone", &at_l1[1], 0, 8, 0, DAMAGE_1, DAMAGE_1},
+    {"L1 entry zero flag", &at_l1[1], 0, 8, 1, DAMAGE_1, DAMAGE_1},
+    {"bits", &at_bits, 100, 2, 0x1234, DAMAGE_1, DAMAGE_1},
+    {"blob's magic", &at_state, 0, 1, 0, STATE, STATE},
+    {"blob's version", &at_state, 8, 4, 0x02000000, STATE, STATE},
+    {"blob's length", &at_state, 16, 1, 1, STATE, STATE},
+    {"blob's payload length", &at_state, 56, 8, UINT64_MAX, STATE, STATE},
+    {"blob's number of entries", &at_state, 72, 4, 0xffffffff, STATE, STATE},
+    {"blob's id twice", &at_state, 80, 1, 2, STATE, STATE},
+    {"blob's number of CRCs", &at_state, 80 + 16, 4, 0xffffffff, STATE, STATE},
+    {"blob says lost", &at_state, 80 + 8, 1, 1, STATE, DAMAGE_0},
+    {"blob's CRC of a cluster", &at_state, 80 + 24, 4, 0x11223344, STATE, DAMAGE_0},
+    {"blob's payload", &at_state, 80 + N *(24 + 4 * 7), 1, 'T', STATE, SOUND},
+};
+
+static void check_outcome(struct container *c, const char *what, enum outcome expected)
+{
+    struct container_info info;
+    const void *payload;
+    size_t bytes;
+
+    container_get_info(c, &info);
+    container_state(c, &payload, &bytes);
+    if (expected == STATE) {
+        if (info.state_damage[0] == '\0') {
+            fail_msg("%s: no damage of the state found", what);
+        }
+        assert_null(payload);
+        for (uint32_t i = 0; i < info.bitmaps; i++) {
+            bool good;
+            (void)digest_of(c, i, &good);
+            assert_false(good);
+        }
+        return;
+    }
+    if (info.state_damage[0]) {
+        fail_msg("%s: unexpected damage: %s", what, info.state_damage);
+    }
+    assert_int_equal(bytes, 11);
+    assert_int_equal(info.bitmaps, N);
+    if (info.used_mirror != (expected == MIRROR)) {
+        fail_msg("%s: used_mirror is %d", what, info.used_mirror);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        bool good, damaged = (expected == DAMAGE_0 && i == 0) || (expected == DAMAGE_1 && i == 1);
+        uint64_t digest = digest_of(c, i, &good);
+        if (good == damaged || (good && digest != digests[i])) {
+            fail_msg("%s: bitmap %u is %s", what, i, good ? "good" : "damaged");
+        }
+    }
+}
+
+/* After a commit on top of what was found, the same must be found again. */
+static void commit_and_reopen(struct simdisk *disk, struct container *c, const char *what,
+                              enum outcome expected)
+{
+    struct error e;
+    int r = test_commit_state(c, "the PAYLOAD", &e);
+
+    if (r != 0) {
+        fail_msg("%s: cannot commit: %s", what, e.text);
+    }
+    container_close(c);
+    c = test_open(disk, CONTAINER_OPEN_WRITE);
+    if (expected == STATE) {
+        struct container_info info;
+        container_get_info(c, &info);
+        assert_string_equal(info.state_damage, "");
+        for (uint32_t i = 0; i < info.bitmaps; i++) {
+            bool good;
+            (void)digest_of(c, i, &good);
+            if (good) {
+                fail_msg("%s: bitmap %u passes for good after a commit", what, i);
+            }
+        }
+    } else {
+        check_outcome(c, what, expected == MIRROR ? SOUND : expected);
+    }
+    OK(test_commit_state(c, "the PAYLOAD", &e), e);
+    container_close(c);
+}
+
+static void one_corruption(const struct corruption *k, bool sealed)
+{
+    enum outcome expected = sealed ? k->sealed : k->raw;
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    uint64_t size, at = (k->base ? *k->base : 0) + k->offset;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+    struct container *c;
+    char what[120];
+    struct error e = {{0}};
+
+    (void)snprintf(what, sizeof what, "%s%s", k->what, sealed ? " (sealed)" : "");
+    for (unsigned i = 0; i < k->bytes; i++) {
+        bytes[at + i] = (uint8_t)(k->value >> (8 * (k->bytes - 1 - i)));
+    }
+    if (sealed) {
+        seal(bytes, size);
+    }
+    uint8_t *before = test_malloc(size);
+    memcpy(before, bytes, size);
+
+    /* The check finds it too, unless it is nobody's fault. */
+    struct container_check_report report = {0};
+    int r = container_check(simdisk_file(disk), NULL, NULL, &report, &e);
+    if (r != 0 && r != -ENOTSUP) {
+        fail_msg("%s: cannot check: %s", what, e.text);
+    }
+    bool harmless = expected == SOUND || expected == NO_WRITE;
+    if (r == 0 && !harmless && report.corruptions == 0) {
+        fail_msg("%s: the check finds nothing", what);
+    }
+
+    r = container_open(simdisk_file(disk), 0, &c, &e);
+    if (r != (expected == REFUSED ? -EBADMSG : 0)) {
+        fail_msg("%s: opened with %d, %s", what, r, e.text);
+    }
+    if (r == 0 && expected != NO_WRITE) {
+        check_outcome(c, what, expected);
+    }
+    if (r == 0) {
+        container_close(c);
+    }
+    e.text[0] = '\0';
+    r = container_open(simdisk_file(disk), CONTAINER_OPEN_WRITE, &c, &e);
+    if (expected == REFUSED || expected == NO_WRITE) {
+        assert_int_equal(r, expected == REFUSED ? -EBADMSG : -ENOTSUP);
+        assert_true(e.text[0] != '\0');
+        assert_int_equal(simdisk_changes(disk), 0);
+        assert_memory_equal(simdisk_bytes(disk, &size), before, size);
+    } else {
+        if (r != 0) {
+            fail_msg("%s: cannot open for writing: %s", what, e.text);
+        }
+        commit_and_reopen(disk, c, what, expected);
+    }
+    test_free(before);
+    simdisk_free(disk);
+}
+
+static void corruption_table(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof corruptions / sizeof corruptions[0]; i++) {
+        one_corruption(&corruptions[i], false);
+        one_corruption(&corruptions[i], true);
+    }
+}
+
+/* Two L1 tables that name the same cluster, and CRCs that do not mind: neither is believed. */
+static void shared_clusters(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+    struct error e;
+    bool good;
+
+    (void)state;
+    memcpy(bytes + at_l1[0] + 22 * 8, bytes + at_l1[1] + 22 * 8, 8);
+    seal(bytes, size);
+    assert_true(test_check(disk, false).corruptions >= 2);
+    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+    (void)digest_of(c, 0, &good);
+    assert_false(good);
+    (void)digest_of(c, 1, &good);
+    assert_false(good);
+    assert_true(digest_of(c, 2, &good) == digests[2]);
+    assert_true(good);
+
+    /* One goes, the other is written anew: all is well again. */
+    struct container_txn *t;
+    uint8_t bits[CLUSTER];
+    OK(container_begin(c, &t, &e), e);
+    OK(container_txn_remove(t, 1, &e), e);
+    for (uint32_t i = 0; i < 70; i++) {
+        test_pattern(bits, sizeof bits, 2, i, 99);
+        OK(container_txn_write(t, 2, i, bits, sizeof bits, &e), e);
+    }
+    OK(test_commit(t, "x", &e), e);
+    container_close(c);
+    struct container_check_report report = test_check(disk, true);
+    assert_int_equal(report.corruptions + report.leaks, 0);
+    c = test_open(disk, 0);
+    (void)digest_of(c, 0, &good);
+    assert_true(good);
+    container_close(c);
+    simdisk_free(disk);
+}
+
+/* Damage ends when one transaction has replaced every cluster, not before. */
+static void damage_heals(void **state)
+{
+    static const unsigned ways = 2;
+    struct error e;
+    bool good;
+
+    (void)state;
+    for (unsigned way = 0; way < ways; way++) {
+        struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+        uint64_t size;
+        uint8_t *bytes = simdisk_bytes(disk, &size), bits[CLUSTER];
+        struct container_txn *t;
+        bytes[way == 0 ? at_bits : at_l1[1] + 5] ^= 1;
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        (void)digest_of(c, 1, &good);
+        assert_false(good);
+        test_pattern(bits, sizeof bits, 2, 0, 99);
+        OK(container_begin(c, &t, &e), e);
+        for (uint32_t i = 0; i < 69; i++) {
+            OK(container_txn_write(t, 2, i, bits, sizeof bits, &e), e);
+        }
+        OK(test_commit(t, "x", &e), e);
+        (void)digest_of(c, 1, &good);
+        assert_false(good);
+        container_close(c);
+        c = test_open(disk, CONTAINER_OPEN_WRITE);
+        (void)digest_of(c, 1, &good);
+        assert_false(good);
+        /* A new name changes nothing. */
+        OK(container_begin(c, &t, &e), e);
+        OK(container_txn_update(t, 2, "d/new", 0, &e), e);
+        OK(test_commit(t, "x", &e), e);
+        (void)digest_of(c, 1, &good);
+        assert_false(good);
+        OK(container_begin(c, &t, &e), e);
+        for (uint32_t i = 0; i < 70; i++) {
+            OK(i == 3 ? container_txn_zero(t, 2, i, &e)
+                      : container_txn_write(t, 2, i, bits, sizeof bits, &e),
+               e);
+        }
+        OK(test_commit(t, "x", &e), e);
+        (void)digest_of(c, 1, &good);
+        assert_true(good);
+        container_close(c);
+        struct container_check_report report = test_check(disk, true);
+        assert_int_equal(report.corruptions + report.leaks, 0);
+        simdisk_free(disk);
+    }
+}
+
+/*
+ * What the container says of this disk is right, or it says that it does not
+ * know.  Then it is written to, and that is still so.
+ */
+static void right_or_damaged(struct simdisk *disk, bool sealed, const char *what)
+{
+    struct container_check_report report;
+    struct container *c;
+    struct error e = {{0}};
+    bool written = false;
+    uint64_t size;
+
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+    uint8_t *before = test_malloc(size + 1);
+    memcpy(before, bytes, size);
+    (void)container_check(simdisk_file(disk), NULL, NULL, &report, &e);
+    for (unsigned round = 0; round < 3; round++) {
+        int r = container_open(simdisk_file(disk), round ? CONTAINER_OPEN_WRITE : 0, &c, &e);
+        if (r < 0) {
+            assert_false(written);
+            assert_true(r == -EBADMSG || r == -ENOTSUP || r == -EFBIG);
+            assert_true(e.text[0] != '\0');
+            assert_memory_equal(simdisk_bytes(disk, &size), before, size);
+            assert_int_equal(simdisk_changes(disk), 0);
+            continue;
+        }
+        written |= round == 1;
+        struct container_info info;
+        container_get_info(c, &info);
+        const void *payload;
+        size_t payload_bytes;
+        container_state(c, &payload, &payload_bytes);
+        if (!sealed && round < 2 && info.has_private && info.state_damage[0] == '\0') {
+            assert_int_equal(payload_bytes, 11);
+            assert_memory_equal(payload, "the payload", 11);
+            assert_int_equal(info.bitmaps, N);
+        }
+        for (uint32_t i = 0; i < info.bitmaps; i++) {
+            bool good;
+            uint64_t digest = digest_of(c, i, &good);
+            if (!sealed && good && info.has_private && (i >= N || digest != digests[i])) {
+                fail_msg("%s: bitmap %u is wrong and passes for good", what, i);
+            }
+        }
+        if (round == 1) {
+            if (test_commit_state(c, "the payload", &e) < 0) {
+                assert_true(e.text[0] != '\0');
+            }
+        }
+        container_close(c);
+        if (r == 0 && round == 1) {
+            (void)container_check(simdisk_file(disk), NULL, NULL, &report, &e);
+        }
+    }
+    test_free(before);
+}
+
+static void random_bytes(void **state)
+{
+    uint64_t random = seed;
+
+    (void)state;
+    for (unsigned round = 0; round < 3000; round++) {
+        struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+        uint64_t size, at = simdisk_random(&random) % image_bytes;
+        uint8_t *bytes = simdisk_bytes(disk, &size);
+        char what[80];
+        /* Metadata is small: look there half of the time. */
+        const uint64_t places[] = {0, CLUSTER, at_table, at_state, at_l1[0], at_l1[1], at_mirror};
+        if (simdisk_random(&random) % 2) {
+            at = places[simdisk_random(&random) % 7] + simdisk_random(&random) % 300;
+        }
+        (void)snprintf(what, sizeof what, "round %u, byte %u", round, (unsigned)at);
+        bytes[at] ^= (uint8_t)(1 + simdisk_random(&random) % 255);
+        bool sealed = round % 3 == 0;
+        if (sealed) {
+            at = places[simdisk_random(&random) % 7] + simdisk_random(&random) % 128;
+            bytes[at] = (uint8_t)simdisk_random(&random);
+            seal(bytes, size);
+        }
+        right_or_damaged(disk, sealed, what);
+        simdisk_free(disk);
+    }
+}
+
+static void random_sectors(void **state)
+{
+    uint64_t random = seed;
+
+    (void)state;
+    for (unsigned round = 0; round < 600; round++) {
+        struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+        uint64_t size, sectors = image_bytes / CLUSTER;
+        uint8_t *bytes = simdisk_bytes(disk, &size);
+        char what[80];
+        for (unsigned i = 0; i <= round % 3; i++) {
+            uint64_t to = simdisk_random(&random) % (round % 2 ? sectors : 12) * CLUSTER;
+            if (round % 5 == 0) {
+                memset(bytes + to, 0, CLUSTER); /* as after check -r of another program */
+            } else if (round % 5 == 1) {
+                test_pattern(bytes + to, CLUSTER, round, i, 0);
+            } else { /* a write that went astray */
+                memcpy(bytes + to, image + simdisk_random(&random) % sectors * CLUSTER, CLUSTER);
+            }
+        }
+        (void)snprintf(what, sizeof what, "round %u", round);
+        right_or_damaged(disk, false, what);
+        simdisk_free(disk);
+    }
+}
+
+static void truncated(void **state)
+{
+    uint64_t random = seed;
+
+    (void)state;
+    for (uint64_t length = 0; length < image_bytes; length += 1 + simdisk_random(&random) % 300) {
+        struct simdisk *disk = simdisk_from(image, length, seed);
+        char what[80];
+        (void)snprintf(what, sizeof what, "cut at %u", (unsigned)length);
+        right_or_damaged(disk, false, what);
+        simdisk_free(disk);
+    }
+}
+
+/* Bits that look like a mirror do not make the search believe them. */
+static void forged_mirror(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+    struct container *c;
+    struct error e;
+
+    (void)state;
+    /* A whole header block that names its own place, in a cluster of bits. */
+    memcpy(bytes + at_bits, image, CLUSTER);
+    uint8_t *x = bytes + at_bits + at_private;
+    store_be64(x + PRIVATE_MIRROR_OFFSET, at_bits);
+    store_be32(x + PRIVATE_HEADER_CRC, 0);
+    store_be32(x + PRIVATE_CRC, 0);
+    store_be32(x + PRIVATE_CRC, crc32c(0, x, PRIVATE_BYTES));
+    store_be32(x + PRIVATE_HEADER_CRC, crc32c(0, bytes + at_bits, 264));
+    memset(bytes, 0, CLUSTER);
+    assert_int_equal(container_open(simdisk_file(disk), CONTAINER_OPEN_WRITE, &c, &e), -EBADMSG);
+    assert_int_equal(simdisk_changes(disk), 0);
+    simdisk_free(disk);
+}
+
+/* Files of other kinds. */
+static void strangers(void **state)
+{
+    static const char *const texts[] = {"", "x", "QFI\xfb", "SQLite format 3"};
+    struct container *c;
+    struct error e;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        struct simdisk *disk = simdisk_from(texts[i], strlen(texts[i]), seed);
+        assert_int_equal(container_open(simdisk_file(disk), CONTAINER_OPEN_WRITE, &c, &e),
+                         -EBADMSG);
+        assert_true(test_check(disk, false).corruptions > 0);
+        simdisk_free(disk);
+    }
+    uint8_t *noise = test_malloc(100000);
+    for (unsigned i = 0; i < 20; i++) {
+        test_pattern(noise, 100000, i, 0, 0);
+        struct simdisk *disk = simdisk_from(noise, 100000, seed);
+        assert_int_equal(container_open(simdisk_file(disk), CONTAINER_OPEN_WRITE, &c, &e),
+                         -EBADMSG);
+        assert_int_equal(simdisk_changes(disk), 0);
+        struct container_create_options options = {.cluster_bits = 16};
+        assert_int_equal(container_format(simdisk_file(disk), &options, &e), -EEXIST);
+        assert_int_equal(simdisk_changes(disk), 0);
+        simdisk_free(disk);
+    }
+    test_free(noise);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(corruption_table), cmocka_unit_test(shared_clusters),
+        cmocka_unit_test(damage_heals),     cmocka_unit_test(random_bytes),
+        cmocka_unit_test(random_sectors),   cmocka_unit_test(truncated),
+        cmocka_unit_test(forged_mirror),    cmocka_unit_test(strangers),
+    };
+
+    seed = simdisk_seed();
+    return cmocka_run_group_tests(tests, make_image, free_image);
+}
