@@ -44,7 +44,10 @@ def main():
         empty = stack.make_raw("empty", 0)
         expect_refusal(stack, ["empty"], empty, "vm1")
         expect_refusal(stack, ["neither"], "/dev/null", "vm1")
-        expect_refusal(stack, ["nonexistent"], stack.path("nonexistent"), "vm1")
+        if not os.environ.get("BITMAPD_PRELOAD"):
+            # Beside a sanitizer's runtime nbdkit hangs at its exit when it has used realpath(3)'s
+            # error text, with any plugin.
+            expect_refusal(stack, ["nonexistent"], stack.path("nonexistent"), "vm1")
         expect_refusal(stack, ["mark-align", "power of two"], raw, "vm1", "mark-align=3000")
         expect_refusal(stack, ["mark-align"], raw, "vm1", "mark-align=0")
         expect_refusal(stack, ["mark-align"], raw, "vm1", "mark-align=-1")

@@ -139,7 +139,7 @@ class Stack(contextlib.ExitStack):
 
     def __exit__(self, kind, value, traceback):
         if kind is not None and kind is not SystemExit:
-            for process in {process.log: process for process in self.processes}.values():
+            for process in self.processes:
                 print(f"---- {process.name} ----\n{process.text()}", file=sys.stderr)
         return super().__exit__(kind, value, traceback)
 
@@ -147,7 +147,8 @@ class Stack(contextlib.ExitStack):
         return os.path.join(self.directory, name)
 
     def start(self, name, command, env=None, end=True):
-        process = Process(name, self.path(f"{name}.log"), command, env)
+        log = self.path(f"{name}-{len(self.processes)}.log")
+        process = Process(name, log, command, env)
         self.processes.append(process)
         if end:
             self.callback(process.end)
@@ -155,12 +156,12 @@ class Stack(contextlib.ExitStack):
 
     # ---- The daemon ----
 
-    def start_daemon(self):
+    def start_daemon(self, *options):
         if self.daemon is None:
             # One that was restarted is still ended after all that depends on it.
             self.callback(lambda: self.daemon.end())
         self.daemon = self.start(
-            "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.directory], end=False)
+            "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.directory, *options], end=False)
 
         def ready():
             self.daemon.check_running()
@@ -216,12 +217,14 @@ class Stack(contextlib.ExitStack):
             env["ASAN_OPTIONS"] = "detect_leaks=0"  # nbdkit's own are not ours to count
         return env
 
-    def start_nbdkit(self, raw, drive, *parameters, name="nbdkit", options=()):
+    def start_nbdkit(self, raw, drive, *parameters, name="nbdkit", options=(), under=()):
+        """@under: a command that runs nbdkit in its own place."""
         path = self.path(f"{name}.sock")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         process = self.start(
-            name, self.nbdkit_command(raw, drive, *parameters, name=name, options=options),
+            name,
+            [*under, *self.nbdkit_command(raw, drive, *parameters, name=name, options=options)],
             self.nbdkit_env())
         process.socket = path
         process.uri = f"nbd+unix:///?socket={path}"

@@ -41,7 +41,7 @@
     } while (0)
 
 #define THREADS          8u
-#define STEPS_PER_THREAD 600u
+#define STEPS_PER_THREAD 300u
 #define BLOCKS_PER_WRITE 6u
 
 static uint64_t seed;
