@@ -31,7 +31,7 @@ int prepare_drive_add(struct model *model, struct record *record, struct prepare
         return error_set(error, -EINVAL, "a drive's path must be absolute, at most %d bytes",
                          MODEL_PATH_BYTES_MAX);
     }
-    if (model_drive_by_name(model, record->name)) {
+    if (model_drive_by_name(model, record->name, NULL)) {
         return error_set(error, -EEXIST, "drive '%.*s' exists", (int)record->name.bytes,
                          record->name.data);
     }
@@ -88,7 +88,7 @@ int prepare_drive_rename(struct model *model, struct record *record, struct prep
     if (r < 0) {
         return r;
     }
-    if (model_drive_by_name(model, record->name)) {
+    if (model_drive_by_name(model, record->name, NULL)) {
         return error_set(error, -EEXIST, "drive '%.*s' exists", (int)record->name.bytes,
                          record->name.data);
     }

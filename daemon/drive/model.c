@@ -240,10 +240,22 @@ bool model_name_is_foreign(const struct model *model, const char *full)
     return false;
 }
 
-struct drive *model_drive_by_name(struct model *model, struct text name)
+struct drive *model_drive_by_name(struct model *model, struct text name, struct error *error)
 {
+    struct error why = {""};
     struct drive key;
-    return name_store(key.name, name) ? RB_FIND(drives_by_name, &model->drive_names, &key) : NULL;
+
+    /* Only a sound name is repeated in an error's text. */
+    if (name_check(NAME_DRIVE, name.data, name.bytes, &why) < 0) {
+        error_set(error, -ENOENT, "no such drive: %s", why.text);
+        return NULL;
+    }
+    (void)name_store(key.name, name);
+    struct drive *drive = RB_FIND(drives_by_name, &model->drive_names, &key);
+    if (!drive) {
+        error_set(error, -ENOENT, "no drive named '%s'", key.name);
+    }
+    return drive;
 }
 
 struct drive *model_drive_by_id(struct model *model, uint64_t id)
@@ -269,9 +281,8 @@ struct drive_bitmap *model_bitmap_by_name(struct model *model, struct text full,
     }
     struct text drive_name = {full.data, (uint32_t)drive_bytes};
     struct text name = {full.data + drive_bytes + 1, full.bytes - (uint32_t)drive_bytes - 1};
-    struct drive *drive = model_drive_by_name(model, drive_name);
+    struct drive *drive = model_drive_by_name(model, drive_name, error);
     if (!drive) {
-        error_set(error, -ENOENT, "no drive named '%.*s'", (int)drive_name.bytes, drive_name.data);
         return NULL;
     }
     struct drive_bitmap *bitmap = drive_bitmap_by_name(drive, name);

@@ -132,7 +132,8 @@ void model_close(struct model *model, void (*closed)(void *opaque, int r), void 
 
 /* ---- Look-up ---- */
 
-struct drive *model_drive_by_name(struct model *model, struct text name);
+/* NULL with words when there is none; @error may be NULL. */
+struct drive *model_drive_by_name(struct model *model, struct text name, struct error *error);
 struct drive *model_drive_by_id(struct model *model, uint64_t id);
 /* "DRIVE/NAME"; NULL with words when there is none. */
 struct drive_bitmap *model_bitmap_by_name(struct model *model, struct text full,

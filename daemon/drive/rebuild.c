@@ -19,7 +19,7 @@
 static int find_or_make_drive(struct model *model, struct text name, uint64_t size,
                               struct drive **ret)
 {
-    struct drive *drive = model_drive_by_name(model, name);
+    struct drive *drive = model_drive_by_name(model, name, NULL);
 
     if (!drive) {
         int r = drive_new(model->next_id, name, (struct text){NULL, 0}, &drive);

@@ -294,7 +294,7 @@ static int decode_drive(struct decoder *decoder, struct model *model, struct err
 
     if (decoder->failed || id == 0 || id >= model->next_id || model_drive_by_id(model, id) ||
         name_check(NAME_DRIVE, name.data, name.bytes, NULL) < 0 ||
-        model_drive_by_name(model, name) || path.bytes > MODEL_PATH_BYTES_MAX || size == 0 ||
+        model_drive_by_name(model, name, NULL) || path.bytes > MODEL_PATH_BYTES_MAX || size == 0 ||
         size > INT64_MAX || !is_power_of_two(granularity) || granularity < BITMAP_GRANULARITY_MIN ||
         granularity > BITMAP_GRANULARITY_MAX ||
         (durability != DURABILITY_POWER_LOSS && durability != DURABILITY_PROCESS_CRASH)) {

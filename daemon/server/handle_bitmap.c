@@ -48,10 +48,9 @@ int handle_bitmap_create(const struct request *request, struct error *error)
         return r;
     }
     struct text drive_name = {message->bitmap.data, (uint32_t)drive_bytes};
-    struct drive *drive = model_drive_by_name(request->model, drive_name);
+    struct drive *drive = model_drive_by_name(request->model, drive_name, error);
     if (!drive) {
-        return error_set(error, -ENOENT, "no drive named '%.*s'", (int)drive_name.bytes,
-                         drive_name.data);
+        return -ENOENT;
     }
     struct record record = {
         .type = RECORD_BITMAP_CREATE,

@@ -33,8 +33,8 @@ void fill_drive_info(struct drive *drive, struct message_drive_info *ret)
 static int find_drive(const struct request *request, struct wire_string name, struct drive **ret,
                       struct error *error)
 {
-    *ret = model_drive_by_name(request->model, text_from_wire(name));
-    return *ret ? 0 : error_set(error, -ENOENT, "no drive named '%.*s'", name.length, name.data);
+    *ret = model_drive_by_name(request->model, text_from_wire(name), error);
+    return *ret ? 0 : -ENOENT;
 }
 
 int handle_drive_show(const struct request *request, struct error *error)

@@ -60,48 +60,68 @@ static int find_drive_id(const struct request *request, uint64_t id, struct driv
     return *ret ? 0 : error_set(error, -ENOENT, "no drive with id %llu", (unsigned long long)id);
 }
 
-int handle_mark(const struct request *request, struct error *error)
+/* Marks with ids, for which an anonymous writer is made when the session has none. */
+static int mark_tracked(const struct request *request, struct session_writer *entry, uint32_t count,
+                        uint64_t *ret_sequence, struct error *error)
 {
     const struct message_mark *message = request->message;
-    struct session *session = request->session;
-    struct session_writer *entry = find_writer(session, message->drive);
-    struct range *ranges = request->server->ranges;
-    uint64_t sequence;
+    bool made = !entry;
     int r;
 
-    for (uint32_t i = 0; i < message->ranges.count; i++) {
-        struct wire_range range = wire_ranges_get(&message->ranges, i);
-        ranges[i] = (struct range){range.offset, range.length};
-    }
-    if (!entry) {
+    if (made) {
         struct drive *drive;
         r = find_drive_id(request, message->drive, &drive, error);
         if (r < 0) {
             return r;
         }
-        if (message->first_id == 0) {
-            r = drive_mark(request->model, drive, ranges, message->ranges.count, &sequence, error);
-            goto marked;
-        }
-        r = add_writer(session, message->drive, &entry, error);
+        r = add_writer(request->session, message->drive, &entry, error);
         if (r < 0) {
             return r;
         }
         r = writer_new(drive, &entry->writer, error);
         if (r < 0) {
-            remove_writer(session, entry);
+            remove_writer(request->session, entry);
             return r;
         }
     }
-    r = writer_mark(request->model, entry->writer, message->first_id, ranges, message->ranges.count,
-                    &sequence, error);
-marked:
-    if (r < 0) {
-        return r;
+    r = writer_mark(request->model, entry->writer, message->first_id, request->server->ranges,
+                    count, ret_sequence, error);
+    if (r < 0 && made) {
+        writer_lost(request->model, entry->writer);
+        remove_writer(request->session, entry);
+    }
+    return r;
+}
+
+int handle_mark(const struct request *request, struct error *error)
+{
+    const struct message_mark *message = request->message;
+    struct session_writer *entry = find_writer(request->session, message->drive);
+    struct range *ranges = request->server->ranges;
+    uint32_t count = message->ranges.count;
+    uint64_t sequence;
+    int r;
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct wire_range range = wire_ranges_get(&message->ranges, i);
+        ranges[i] = (struct range){range.offset, range.length};
     }
     struct pending *pending = pending_new(request);
     if (!pending) {
         return error_set(error, -ENOMEM, "out of memory for a request");
+    }
+    if (entry || message->first_id != 0) {
+        r = mark_tracked(request, entry, count, &sequence, error);
+    } else {
+        struct drive *drive;
+        r = find_drive_id(request, message->drive, &drive, error);
+        if (r == 0) {
+            r = drive_mark(request->model, drive, ranges, count, &sequence, error);
+        }
+    }
+    if (r < 0) {
+        pending_free(pending);
+        return r;
     }
     pending_wait(pending, RECORD_LEVEL_MEMORY, sequence, 0);
     return 0;
@@ -160,13 +180,13 @@ int handle_attach(const struct request *request, struct error *error)
     const struct message_attach *message = request->message;
     struct session *session = request->session;
     struct text token = text_from_wire(message->writer);
-    struct drive *drive = model_drive_by_name(request->model, text_from_wire(message->drive));
+    struct drive *drive =
+        model_drive_by_name(request->model, text_from_wire(message->drive), error);
     bool resuming;
     uint64_t sequence;
 
     if (!drive) {
-        return error_set(error, -ENOENT, "no drive named '%.*s'", message->drive.length,
-                         message->drive.data);
+        return -ENOENT;
     }
     struct session_writer *entry = find_writer(session, drive->id);
     if (entry && writer_is_fenced(entry->writer)) {

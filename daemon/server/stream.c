@@ -157,10 +157,10 @@ int stream_bitmaps(const struct request *request, struct error *error)
     uint64_t drive_id = 0;
 
     if (message->name.length > 0) {
-        struct drive *drive = model_drive_by_name(request->model, text_from_wire(message->name));
+        struct drive *drive =
+            model_drive_by_name(request->model, text_from_wire(message->name), error);
         if (!drive) {
-            return error_set(error, -ENOENT, "no drive named '%.*s'", message->name.length,
-                             message->name.data);
+            return -ENOENT;
         }
         drive_id = drive->id;
     }

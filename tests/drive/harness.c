@@ -189,7 +189,7 @@ void harness_mark(struct harness *harness, const char *drive, uint64_t offset, u
 
 struct drive *harness_drive(struct harness *harness, const char *name)
 {
-    struct drive *drive = model_drive_by_name(harness->model, text_of(name));
+    struct drive *drive = model_drive_by_name(harness->model, text_of(name), NULL);
     assert_non_null(drive);
     return drive;
 }

@@ -77,7 +77,7 @@ static void a_drive_is_removed_last(void **state)
     assert_int_equal(model_commit(harness->model, &remove, &harness->error), -EBUSY);
     assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
     assert_int_equal(harness_commit(harness, &remove), 0);
-    assert_null(model_drive_by_name(harness->model, text_of("d")));
+    assert_null(model_drive_by_name(harness->model, text_of("d"), NULL));
 
     /* The name is free; the id is not. */
     assert_true(harness_add_drive(harness, "d", MIB) > remove.drive);

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The daemon as a service: options, exit statuses, signals, systemd's protocols, full disks."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from wire import *
+
+MIB = 1 << 20
+BITMAPD = os.environ["BITMAPD"]
+
+
+def bitmapd(*arguments, **kwargs):
+    return subprocess.run([BITMAPD, *arguments], capture_output=True, text=True, timeout=60,
+                          **kwargs)
+
+
+class Scratch:
+    def __enter__(self):
+        self.path = tempfile.mkdtemp(prefix="bitmapd-service-")
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.path)
+
+    def file(self, name, content):
+        path = os.path.join(self.path, name)
+        with open(path, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        return path
+
+
+def command_line():
+    result = bitmapd("--version")
+    assert result.returncode == 0 and result.stdout.startswith("bitmapd ")
+    result = bitmapd("--help")
+    for option in ("--state-dir", "--config", "--check-config", "--dump-config", "--accept-copy",
+                   "--distrust", "--version", "--help"):
+        assert option in result.stdout
+    for bad in (["--nonsense"], ["extra"], ["--config"], ["--state-dir", ""]):
+        result = bitmapd(*bad)
+        assert result.returncode == 2 and result.stderr and not result.stdout, bad
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([BITMAPD, "--help"], stdout=full).returncode == 1
+
+
+def configuration():
+    with Scratch() as scratch:
+        good = scratch.file("good.yaml", "flush:\n  interval: 7s\n")
+        result = bitmapd("--config", good, "--check-config")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        result = bitmapd("--config", good, "--dump-config")
+        assert result.returncode == 0 and "interval: 7s" in result.stdout
+        dumped = scratch.file("dumped.yaml", result.stdout)
+        assert bitmapd("--config", dumped, "--dump-config").stdout == result.stdout
+        for text in ("flush:\n  interval: soon\n", "nonsense: 1\n", "{{{", "flush: [1]\n",
+                     "log:\n  level: info\nlog:\n  level: info\n"):
+            bad = scratch.file("bad.yaml", text)
+            for action in ([], ["--check-config"], ["--dump-config"]):
+                result = bitmapd("--config", bad, "--state-dir", scratch.path, *action)
+                assert result.returncode == 78, (text, result)
+                assert bad + ":" in result.stderr and not result.stdout, result
+        assert bitmapd("--config", scratch.path + "/none.yaml").returncode == 78
+        # Nothing was started, nothing made.
+        assert sorted(os.listdir(scratch.path)) == ["bad.yaml", "dumped.yaml", "good.yaml"]
+
+
+def a_container_that_is_not_understood():
+    for content in (b"", b"garbage" * 1000, b"QFI\xfb" + b"\0" * 4092, b"QFI\xfb\0\0\0\x02" + b"\0" * 65536):
+        with Scratch() as scratch:
+            path = scratch.file("bitmaps.qcow2", content)
+            result = bitmapd("--state-dir", scratch.path)
+            assert result.returncode == 65, result
+            assert path in result.stderr
+            with open(path, "rb") as file:
+                assert file.read() == content
+
+
+def one_daemon_at_a_time():
+    with Daemon() as daemon:
+        result = bitmapd("--state-dir", daemon.directory)
+        assert result.returncode == 1 and daemon.container in result.stderr
+        assert daemon.client().call(STATUS)[0] == OK
+    with Scratch() as scratch:
+        scratch.file("bitmapd.sock", "not a socket")
+        result = bitmapd("--state-dir", scratch.path)
+        assert result.returncode == 1 and "not a socket" in result.stderr
+        with open(scratch.path + "/bitmapd.sock") as file:
+            assert file.read() == "not a socket"
+
+
+def reload():
+    with Daemon("flush:\n  interval: 1h\n") as daemon:
+        client = daemon.client()
+        path = daemon.arguments[-1]
+
+        def write(text):
+            with open(path, "w") as file:
+                file.write(text)
+        write("flush:\n  interval: 100ms\nlog:\n  level: debug\n")
+        client.must(RELOAD)
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", MIB)))
+        client.must(BITMAP_CREATE, bitmap_create("d/a", 4096))
+        client.must(MARK, mark(drive, [(0, 1)]))
+        sequence, applied = 0, -1
+        for _ in range(100):
+            # server, two uuids, path, uptime, then the two sequences
+            body = client.must(STATUS)
+            at = 2 + struct.unpack_from("<H", body)[0] + 32
+            at += 2 + struct.unpack_from("<H", body, at)[0] + 8
+            sequence, applied = struct.unpack_from("<QQ", body, at)
+            if sequence == applied:
+                break
+            time.sleep(0.1)
+        assert sequence == applied  # the new interval is in force
+        write("flush:\n  interval: nonsense\n")
+        status, body = client.call(RELOAD)
+        assert status == INVALID and b"flush.interval" in body, body
+        write("container:\n  path: /elsewhere/bitmaps.qcow2\n")
+        status, body = client.call(RELOAD)
+        assert status == INVALID and b"container.path" in body, body
+        daemon.process.send_signal(signal.SIGHUP)
+        for _ in range(100):
+            if daemon.messages().count("stays as it is") == 3:
+                break
+            time.sleep(0.05)
+        assert daemon.messages().count("stays as it is") == 3
+        assert client.call(STATUS)[0] == OK
+
+
+def readiness_and_stopping():
+    with Scratch() as scratch:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        listener.bind(scratch.path + "/notify")
+        listener.settimeout(20)
+        environment = dict(os.environ, NOTIFY_SOCKET=scratch.path + "/notify")
+        process = subprocess.Popen([BITMAPD, "--state-dir", scratch.path], env=environment,
+                                   stderr=subprocess.DEVNULL)
+        assert b"READY=1" in listener.recv(4096)
+        # Ready means that it listens and answers.
+        client = Client(scratch.path + "/bitmapd.sock")
+        client.must(DRIVE_ADD, drive_add("d", MIB))
+        process.terminate()
+        assert b"STOPPING=1" in listener.recv(4096)
+        assert process.wait(20) == 0
+        assert not os.path.exists(scratch.path + "/bitmapd.sock")
+
+
+def socket_activation():
+    activate = shutil.which("systemd-socket-activate")
+    if not activate:
+        assert os.environ.get("CI") != "true", "systemd-socket-activate is missing"
+        print("systemd-socket-activate is missing: skipped")
+        return
+    with Scratch() as scratch:
+        path = scratch.path + "/passed.sock"
+        process = subprocess.Popen([activate, "-l", path, BITMAPD, "--state-dir", scratch.path],
+                                   stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            if os.path.exists(path):
+                break
+            time.sleep(0.02)
+        client = Client(path)  # starts it
+        client.must(DRIVE_ADD, drive_add("d", MIB))
+        assert not os.path.exists(scratch.path + "/bitmapd.sock")
+        process.terminate()
+        assert process.wait(20) == 0
+        assert os.path.exists(path)  # not ours to remove
+        # What is passed in has to be a listening Unix socket.
+        tcp = socket.create_server(("127.0.0.1", 0))
+        result = subprocess.run(
+            ["sh", "-c", "exec 3<&%d; LISTEN_FDS=1 LISTEN_PID=$$ exec %s --state-dir %s" %
+             (tcp.fileno(), BITMAPD, scratch.path)],
+            pass_fds=[tcp.fileno()], capture_output=True, text=True, timeout=20)
+        assert result.returncode == 1 and "Unix" in result.stderr, result
+
+
+def answers_survive_a_stop():
+    """Everything that was acknowledged before or during SIGTERM is there afterwards."""
+    with Daemon() as daemon:
+        client = daemon.client()
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", 1 << 36)))
+        client.must(BITMAP_CREATE, bitmap_create("d/a", 65536))
+        marked, created = [], []
+
+        def work(number):
+            one = daemon.client()
+            try:
+                for i in range(100000):
+                    if i % 50 == 0:
+                        name = "d/x%d-%d" % (number, i)
+                        if one.call(BITMAP_CREATE, bitmap_create(name))[0] == OK:
+                            created.append(name)
+                    offset = (i * 4 + number) * 65536
+                    if one.call(MARK, mark(drive, [(offset, 1)]))[0] == OK:
+                        marked.append(offset)
+            except (Closed, BrokenPipeError):
+                pass
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        assert daemon.stop() == 0
+        for thread in threads:
+            thread.join()
+        assert marked and created
+        daemon.start()
+        client = daemon.client()
+        dirty = set()
+        for offset, length in client.map("d/a"):
+            dirty.update(range(offset, offset + length, 65536))
+        assert set(marked) <= dirty
+        assert len(dirty) <= len(marked) + 4  # at most the ones whose answer was cut off
+        for name in created:
+            client.must(BITMAP_SHOW, text(name))
+
+
+def kills_lose_no_change():
+    """kill -9 at random moments: what was acknowledged is there, and no doubt is hidden."""
+    with Daemon() as daemon:
+        client = daemon.client()
+        client.must(DRIVE_ADD, drive_add("d", MIB))
+        names = []
+        for turn in range(15):
+            client = daemon.client()
+            done = threading.Event()
+
+            def work():
+                try:
+                    for i in range(10000):
+                        name = "d/k%d-%d" % (turn, i)
+                        if client.call(BITMAP_CREATE, bitmap_create(name))[0] == OK:
+                            names.append(name)
+                except (Closed, BrokenPipeError):
+                    done.set()
+            thread = threading.Thread(target=work)
+            thread.start()
+            time.sleep(0.02 + 0.013 * turn)
+            daemon.stop(signal.SIGKILL)
+            thread.join()
+            daemon.start()
+        client = daemon.client()
+        assert len(names) > 30
+        for name in names:
+            body = client.must(BITMAP_SHOW, text(name))
+            assert b"cleanly" in body  # unknown, and says why
+
+
+class SmallDisk:
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        os.mkdir(self.path)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", self.path], check=True)
+        return self.path
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", self.path], check=True)
+
+
+def full_disk():
+    if os.geteuid() != 0:
+        assert os.environ.get("CI") != "true", "a full disk needs root"
+        print("not root: no full disk")
+        return
+    with Scratch() as scratch, SmallDisk(scratch.path + "/small") as mount, \
+            Daemon(directory=mount) as daemon:
+        client = daemon.client()
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", 1 << 40)))
+        client.must(BITMAP_CREATE, bitmap_create("d/a", 65536))
+        client.must(FLUSH)
+        with open(mount + "/filler", "wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(4096))
+            except OSError:
+                pass
+        # 32 chunks of 64 KiB: more than there is.
+        client.must(MARK, mark(drive, [(i << 35, 1) for i in range(32)]))
+        status, body = client.call(FLUSH)
+        assert status == NOT_DURABLE and b"No space left" in body, (status, body)
+        client.must(MARK, mark(drive, [(1 << 39, 1)]))
+        assert len(client.map("d/a")) == 32
+        assert b"No space left" in client.must(STATUS)
+        os.unlink(mount + "/filler")
+        client.must(FLUSH)
+        assert b"No space left" not in client.must(STATUS)
+        assert daemon.stop() == 0
+        daemon.start()
+        assert len(daemon.client().map("d/a")) == 32
+
+
+def read_only_directory():
+    if os.geteuid() != 0:
+        return
+    with Scratch() as scratch, SmallDisk(scratch.path + "/ro") as mount:
+        subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
+        result = bitmapd("--state-dir", mount)
+        assert result.returncode == 1 and "Read-only" in result.stderr, result
+
+
+run([command_line, configuration, a_container_that_is_not_understood, one_daemon_at_a_time, reload,
+     readiness_and_stopping, socket_activation, answers_survive_a_stop, kills_lose_no_change,
+     full_disk, read_only_directory])

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A second implementation of proto/protocol.md, byte by byte, and a daemon to try it on."""
+
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+
+HELLO = 1
+DRIVE_ADD, DRIVE_LIST, DRIVE_SHOW, DRIVE_SET, DRIVE_RENAME, DRIVE_RESIZE, DRIVE_REMOVE = range(16, 23)
+DRIVE_FENCE = 23
+(BITMAP_CREATE, BITMAP_LIST, BITMAP_SHOW, BITMAP_DELETE, BITMAP_ENABLE, BITMAP_DISABLE,
+ BITMAP_RENAME, BITMAP_SET, BITMAP_CLEAR, BITMAP_MERGE, MAP) = range(32, 43)
+MARK, SETTLE, ATTACH, RESUME, DETACH = range(48, 53)
+FLUSH, STATUS, RELOAD = range(64, 67)
+
+REPLY, MORE = 1, 2
+(OK, MALFORMED, UNKNOWN_OPERATION, VERSION, INVALID, NOT_FOUND, EXISTS, BUSY, PERMISSION, LIMIT,
+ NO_MEMORY, IO, NOT_DURABLE, SHUTTING_DOWN, FENCED, FAILED) = range(16)
+
+NONE = bytes(16)
+
+
+def text(value):
+    value = value.encode() if isinstance(value, str) else value
+    return struct.pack("<H", len(value)) + value
+
+
+def ranges(pairs):
+    return struct.pack("<I", len(pairs)) + b"".join(struct.pack("<QQ", a, b) for a, b in pairs)
+
+
+def frame(operation, payload=b"", cookie=0, flags=0, status=0, length=None):
+    return struct.pack("<IHBBQ", 16 + len(payload) if length is None else length, operation,
+                       flags, status, cookie) + payload
+
+
+def hello(magic=0x44504d42, low=1, high=1, name="test"):
+    return struct.pack("<IHHQ", magic, low, high, 0) + text(name)
+
+
+def drive_add(name, size, path="", request=NONE):
+    return request + text(name) + text(path) + struct.pack("<QBI", size, 0, 0)
+
+
+def bitmap_create(name, granularity=0, flags=0, request=NONE):
+    return request + text(name) + struct.pack("<IB", granularity, flags)
+
+
+def change(name, argument="", request=NONE):
+    """BITMAP_DELETE, _ENABLE, _DISABLE, _RENAME"""
+    return request + text(name) + text(argument)
+
+
+def drive_change(name, argument="", flags=0, request=NONE):
+    return change(name, argument, request) + struct.pack("<B", flags)
+
+
+def bitmap_range(name, offset, length, flags=0, request=NONE):
+    return request + text(name) + struct.pack("<QQB", offset, length, flags)
+
+
+def mark(drive, pairs, first=0):
+    return struct.pack("<QQ", drive, first) + ranges(pairs)
+
+
+def settle(drive, pairs):
+    return struct.pack("<Q", drive) + ranges(pairs)
+
+
+class Closed(Exception):
+    pass
+
+
+class Client:
+    def __init__(self, path, greet=True, timeout=30):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout)
+        self.socket.connect(path)
+        self.cookie = 0
+        self.buffer = b""
+        if greet:
+            status, _ = self.call(HELLO, hello())
+            assert status == OK, status
+
+    def close(self):
+        self.socket.close()
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def receive(self, count):
+        while len(self.buffer) < count:
+            try:
+                data = self.socket.recv(1 << 20)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise Closed()
+            self.buffer += data
+        data, self.buffer = self.buffer[:count], self.buffer[count:]
+        return data
+
+    def reply(self):
+        """(operation, flags, status, cookie, payload)"""
+        length, operation, flags, status, cookie = struct.unpack("<IHBBQ", self.receive(16))
+        assert flags & REPLY
+        return operation, flags, status, cookie, self.receive(length - 16)
+
+    def request(self, operation, payload=b""):
+        self.cookie += 1
+        self.send(frame(operation, payload, self.cookie))
+        return self.cookie
+
+    def call(self, operation, payload=b""):
+        cookie = self.request(operation, payload)
+        got, flags, status, answered, body = self.reply()
+        assert (got, flags, answered) == (operation, REPLY, cookie), (got, flags, answered)
+        return status, body
+
+    def must(self, operation, payload=b""):
+        status, body = self.call(operation, payload)
+        assert status == OK, (operation, status, body)
+        return body
+
+    def map(self, name, offset=0):
+        cookie = self.request(MAP, text(name) + struct.pack("<Q", offset))
+        return self.map_replies(cookie)
+
+    def map_replies(self, cookie):
+        runs, head = [], None
+        while True:
+            _, flags, status, answered, body = self.reply()
+            assert answered == cookie and status == OK, (status, body)
+            if head is None:
+                head = body
+            elif flags & MORE:
+                count, = struct.unpack_from("<I", body)
+                runs += [struct.unpack_from("<QQ", body, 4 + 16 * i) for i in range(count)]
+            else:
+                total, dirty, _ = struct.unpack("<QQI", body)
+                assert total == len(runs) and dirty == sum(n for _, n in runs)
+                return runs
+
+
+class Daemon:
+    def __init__(self, config=None, directory=None):
+        self.directory = directory or tempfile.mkdtemp(prefix="bitmapd-server-")
+        self.given = directory is not None
+        self.socket = os.path.join(self.directory, "bitmapd.sock")
+        self.container = os.path.join(self.directory, "bitmaps.qcow2")
+        self.arguments = [os.environ["BITMAPD"], "--state-dir", self.directory]
+        if config:
+            path = os.path.join(self.directory, "bitmapd.yaml")
+            with open(path, "w") as file:
+                file.write(config)
+            self.arguments += ["--config", path]
+        self.process = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.process and self.process.poll() is None:
+            status = self.stop(signal.SIGKILL if kind else signal.SIGTERM)
+            assert kind or status == 0, status
+        if not self.given:
+            shutil.rmtree(self.directory)
+
+    def start(self, **kwargs):
+        self.log = open(os.path.join(self.directory, "log"), "ab")
+        self.process = subprocess.Popen(self.arguments, stdout=subprocess.DEVNULL,
+                                        stderr=self.log, **kwargs)
+        for _ in range(500):
+            try:
+                Client(self.socket).close()
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                assert self.process.poll() is None, self.messages()
+                time.sleep(0.02)
+        raise AssertionError("the daemon does not listen: " + self.messages())
+
+    def messages(self):
+        with open(os.path.join(self.directory, "log"), errors="replace") as file:
+            return file.read()
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        status = self.process.wait(60)
+        self.log.close()
+        return status
+
+    def client(self, **kwargs):
+        return Client(self.socket, **kwargs)
+
+    def rss(self):
+        with open("/proc/%d/statm" % self.process.pid) as file:
+            return int(file.read().split()[1]) * 4096
+
+    def descriptors(self):
+        return len(os.listdir("/proc/%d/fd" % self.process.pid))
+
+
+def drive_id(body):
+    return struct.unpack_from("<Q", body)[0]
+
+
+def run(tests):
+    for test in tests:
+        print(test.__name__, flush=True)
+        test()
+    print("%d tests" % len(tests))
