@@ -151,6 +151,8 @@ static void script_mark_errors(struct fake *fake)
     fake_ok(fake, OPERATION_MARK, cookie);
     fake_expect_settle(fake, 1, 5);
     fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 6, 5, NULL));
+    fake_expect_settle(fake, 6, 5); /* one range, whatever the order of the calls */
+    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 11, 1, NULL));
     /* A settle that is refused comes out of the drain. */
     fake_error(fake, OPERATION_SETTLE, fake_expect(fake, OPERATION_SETTLE, NULL), STATUS_NOT_FOUND,
                "no such drive");
@@ -183,7 +185,12 @@ static void test_mark_errors(void **state)
     assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 1, 5), 0); /* 4 and 5 are passed over */
     assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 0);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 5, &id), 0);
-    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, id, 5), 0);
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, id + (i * 3) % 5, 1), 0);
+    }
+    assert_int_equal(bitmapd_drain(handle), 0);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, ranges, 1, &id), 0);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, id, 1), 0);
     assert_int_equal(bitmapd_pending(handle), 1);
     assert_int_equal(bitmapd_drain(handle), -ENOENT);
     assert_non_null(strstr(bitmapd_error(handle), "no such drive"));

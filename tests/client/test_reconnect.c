@@ -85,6 +85,48 @@ static void test_outcome_unknown(void **state)
     fake_join(&fake);
 }
 
+/* What lies behind a full socket was not seen by the daemon, even if it was in flight for us. */
+#define UNSENT 5
+
+static void script_unsent(struct fake *fake)
+{
+    fake_hello(fake);
+    usleep(100000); /* reads nothing; should the client be slower, this tests less */
+    fake_hang_up(fake);
+    fake_hello(fake);
+    for (int i = 0; i < UNSENT; i++) {
+        fake_expect(fake, OPERATION_MARK, NULL);
+        fake_ok(fake, OPERATION_MARK, fake->cookie);
+    }
+    fake_error(fake, OPERATION_FLUSH, fake_expect(fake, OPERATION_FLUSH, NULL), STATUS_IO, "disk");
+}
+
+static void test_unsent(void **state)
+{
+    static struct bitmapd_range ranges[4096];
+    struct fake fake = {0};
+    struct outcome outcome = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        ranges[i] = one;
+    }
+    fake_start(&fake, script_unsent);
+    bitmapd *handle = fake_connect(&fake, 20);
+    for (int i = 0; i < UNSENT; i++) {
+        assert_int_equal(
+            bitmapd_aio_mark(handle, FAKE_DRIVE, ranges, 4096, NULL, outcome_completion, &outcome),
+            0);
+        assert_int_equal(bitmapd_dispatch(handle, 0), 0);
+    }
+    assert_int_equal(bitmapd_flush(handle), -EIO);
+    assert_int_equal(bitmapd_drain(handle), 0);
+    assert_int_equal(outcome.done, UNSENT);
+    assert_int_equal(outcome.result, 0);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
 struct seen {
     int heads;
     int runs;
@@ -343,10 +385,10 @@ static void test_by_hand(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_outcome_unknown), cmocka_unit_test(test_map_again),
-        cmocka_unit_test(test_no_reconnect),    cmocka_unit_test(test_timeout),
-        cmocka_unit_test(test_dies_again),      cmocka_unit_test(test_other_container),
-        cmocka_unit_test(test_by_hand),
+        cmocka_unit_test(test_outcome_unknown), cmocka_unit_test(test_unsent),
+        cmocka_unit_test(test_map_again),       cmocka_unit_test(test_no_reconnect),
+        cmocka_unit_test(test_timeout),         cmocka_unit_test(test_dies_again),
+        cmocka_unit_test(test_other_container), cmocka_unit_test(test_by_hand),
     };
     alarm(60);
     return cmocka_run_group_tests(tests, NULL, NULL);
