@@ -60,7 +60,7 @@ static uint64_t below(uint64_t n)
 
 static void full_name(char buffer[32], const struct shadow_drive *drive, size_t bitmap)
 {
-    (void)snprintf(buffer, 32, "%s/b%zu", drive->name, bitmap);
+    (void)snprintf(buffer, 32, "%.15s/b%zu", drive->name, bitmap);
 }
 
 static struct range random_range(const struct shadow_drive *drive)
