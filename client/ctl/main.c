@@ -32,8 +32,10 @@ int main(int argc, char **argv)
     int code = EXIT_DONE;
 
     output_init();
-    /* Widths in tables. */
-    (void)setlocale(LC_CTYPE, "");
+    /* For the widths in tables: names are UTF-8 whatever the user's locale is. */
+    if (!setlocale(LC_CTYPE, "C.UTF-8")) {
+        (void)setlocale(LC_CTYPE, "");
+    }
     switch (args_parse(argc, argv, &inv, &noun, &error)) {
     case ARGS_RUN:
         code = inv.verb->run(&inv);

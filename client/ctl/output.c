@@ -218,6 +218,9 @@ struct output_list *output_list_new(enum output_format format, const char *key,
         }
         /* Cells are safe already; the library's own encoding depends on the locale. */
         (void)scols_table_enable_noencoding(list->table, 1);
+        /* Output is the same on a terminal as in a file.  (Fitting UTF-8 into a terminal's width
+         * does not end in a locale that cannot tell its width.) */
+        (void)scols_table_set_termforce(list->table, SCOLS_TERMFORCE_NEVER);
         for (size_t i = 0; i < count; i++) {
             if (!scols_table_new_column(list->table, columns[i].heading, 0,
                                         columns[i].right ? SCOLS_FL_RIGHT : 0)) {

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What bitmapctl makes of answers: refusals, lost connections, strange text, maps cut short."""
 
+import fcntl
 import json
 import os
+import pty
 import select
 import struct
 import subprocess
 import tempfile
+import termios
 import unittest
 
 import fake
@@ -75,6 +78,40 @@ class Shapes(unittest.TestCase):
                 value = result.json()
                 shown = value["drives"][0] if "drives" in value else value
                 self.assertEqual(shown["path"], "/\ufffd\ufffd(\x1b]0;\x07/\u202e\x9bx")
+
+    def test_table_is_the_same_in_every_locale_and_on_every_terminal(self):
+        path = "/größe/日本/" + "x" * 300
+        answers = {
+            fake.DRIVE_LIST: [
+                (fake.MORE, 0, fake.drive(name="größe-日本", path=path)),
+                (fake.MORE, 0, fake.drive(name="d")),
+                (0, 0, struct.pack("<Q", 2)),
+            ],
+        }
+        expected = ask(answers, "drive", "list").out
+        lines = expected.splitlines()
+        self.assertIn(path, lines[1])
+        # "日本" is two characters of two columns each.
+        self.assertEqual(lines[1].index("1M") + 2, lines[2].index("1M"))
+        with Fake(answers) as daemon:
+            for locale in ("C", "C.UTF-8", "nonsense"):
+                terminal, end = pty.openpty()
+                fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 40, 0, 0))
+                program = subprocess.Popen(
+                    [BITMAPCTL, "-s", daemon.path, "drive", "list"],
+                    stdout=end, env={**ENVIRONMENT, "LC_ALL": locale},
+                )  # fmt: skip
+                os.close(end)
+                shown = b""
+                try:
+                    while select.select([terminal], [], [], 60)[0]:
+                        shown += os.read(terminal, 4096)
+                    program.kill()  # it is lost in thought
+                except OSError:
+                    pass  # a pty ends with EIO
+                self.assertEqual(program.wait(60), 0, locale)
+                os.close(terminal)
+                self.assertEqual(shown.decode().replace("\r\n", "\n"), expected, locale)
 
     def test_numbers_of_64_bits(self):
         size = 2**64 - 1
