@@ -35,10 +35,30 @@ enum check_code {
     CHECK_BUSY = EXIT_BUSY,
 };
 
-static int report(const char *verb, const char *path, int r, const struct error *error)
+static int report(const char *verb, int r, const struct error *error)
 {
-    output_diagnostic("container %s: %s: %s", verb, path, error->text);
+    output_diagnostic("container %s: %s", verb, error->text);
     return exit_from_file(r);
+}
+
+/* Opens and locks; failures name the file. */
+static int open_locked(const char *path, enum file_mode mode, bool write, struct file **ret_file,
+                       int *ret_fd, struct error *error)
+{
+    CLEANUP(file_closep) struct file *file = NULL;
+    int fd;
+
+    int r = file_open_posix(path, mode, &file, &fd, error);
+    if (r < 0) {
+        return r;
+    }
+    r = container_lock(fd, write, error);
+    if (r < 0) {
+        return error_prefix(error, r, "%s", path);
+    }
+    *ret_file = STEAL(file);
+    *ret_fd = fd;
+    return 0;
 }
 
 static int uuid_generate(struct uuid *ret, struct error *error)
@@ -88,13 +108,13 @@ int image_create(const struct invocation *inv)
         r = file_open_posix(path, FILE_CREATE, &file, &fd, &error);
     }
     if (r < 0) {
-        return report("create", path, r, &error);
+        return report("create", r, &error);
     }
     r = format_file(file, fd, &wanted, &error);
     if (r < 0) {
         /* The file is ours: FILE_CREATE refuses one that was there. */
         (void)unlink(path);
-        return report("create", path, r, &error);
+        return report("create", error_prefix(&error, r, "%s", path), &error);
     }
     uint32_t cluster_size = UINT32_C(1) << wanted.cluster_bits;
     (void)text_uuid(wanted.uuid.bytes, uuid);
@@ -228,17 +248,16 @@ static int open_for_reading(const char *path, struct container **ret, struct err
     CLEANUP(file_closep) struct file *file = NULL;
     int fd;
 
-    int r = file_open_posix(path, FILE_READ, &file, &fd, error);
-    if (r == 0) {
-        r = container_lock(fd, false, error);
+    int r = open_locked(path, FILE_READ, false, &file, &fd, error);
+    if (r < 0) {
+        return r;
     }
-    if (r == 0) {
-        r = container_open(file, 0, ret, error);
+    r = container_open(file, 0, ret, error);
+    if (r < 0) {
+        return error_prefix(error, r, "%s", path);
     }
-    if (r == 0) {
-        (void)STEAL(file);
-    }
-    return r;
+    (void)STEAL(file);
+    return 0;
 }
 
 static int info_read(const char *path, struct info *ret, struct error *error)
@@ -262,7 +281,7 @@ static int info_read(const char *path, struct info *ret, struct error *error)
         r = count_bitmap(container, i, cluster, info.container.cluster_size, &info.bitmaps[i],
                          error);
         if (r < 0) {
-            return r;
+            return error_prefix(error, r, "%s", path);
         }
         info.damaged = info.damaged || info.bitmaps[i].damage;
     }
@@ -303,10 +322,8 @@ static int info_read_settled(const char *path, struct info *ret, struct error *e
             return 0;
         }
     }
-    return error_set(
-        error, -EBUSY,
-        "it was changed %d times while it was being read: try again, or flush less often",
-        INFO_ATTEMPTS);
+    return error_set(error, -EBUSY, "%s was changed %d times while it was being read; try again",
+                     path, INFO_ATTEMPTS);
 }
 
 static void add_text_or_null(json_object *object, const char *key, const char *text)
@@ -451,7 +468,7 @@ int image_info(const struct invocation *inv)
 
     int r = info_read_settled(path, &info, &error);
     if (r < 0) {
-        return report("info", path, r, &error);
+        return report("info", r, &error);
     }
     if (inv->format == OUTPUT_HUMAN) {
         info_print_human(path, &info);
@@ -539,15 +556,13 @@ int image_check(const struct invocation *inv)
     struct error error = {.text = ""};
     int fd;
 
-    int r = file_open_posix(path, FILE_READ, &file, &fd, &error);
-    if (r == 0) {
-        r = container_lock(fd, true, &error);
-    }
+    int r = open_locked(path, FILE_READ, true, &file, &fd, &error);
     if (r == 0) {
         r = container_check(file, print_finding, &job, &found, &error);
+        r = r < 0 ? error_prefix(&error, r, "%s", path) : 0;
     }
     if (r < 0) {
-        (void)report("check", path, r, &error);
+        (void)report("check", r, &error);
         return r == -EBUSY ? CHECK_BUSY : CHECK_FAILED;
     }
     print_summary(&job, &found);

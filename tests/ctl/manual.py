@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from program import commands, options, run
+from program import commands, help_of, options
 
 MANUAL = os.environ["BITMAPCTL_MAN"]
 
@@ -67,14 +67,14 @@ class Manual(unittest.TestCase):
 
     def test_every_option_is_explained(self):
         for name, (_, text) in sections().items():
-            for option in options(run(*name.split(), "--help").out):
+            for option in options(help_of(name)):
                 with self.subTest(f"{name} --{option}"):
                     # Beside the synopsis.
                     body = text.split("\n", 1)[1]
                     self.assertRegex(body, rf"(?m)^\.(It )?Fl -{option}\b")
 
     def test_no_option_that_is_not_there(self):
-        everything = "".join(run(*name.split(), "--help").out for name in commands())
+        everything = "".join(help_of(name) for name in commands())
         with open(MANUAL, encoding="utf-8") as file:
             for option in re.findall(r"Fl -([a-z][a-z-]*)", file.read()):
                 self.assertRegex(everything, rf"--{option}\b")
@@ -82,7 +82,7 @@ class Manual(unittest.TestCase):
     def test_options_everywhere(self):
         with open(MANUAL, encoding="utf-8") as file:
             text = file.read()
-        for option in re.findall(r"^  (?:-.,|   ) --([a-z-]+)", run("flush", "--help").out, re.M):
+        for option in re.findall(r"^  (?:-.,|   ) --([a-z-]+)", help_of("flush"), re.M):
             self.assertRegex(text, rf"(?m)^\.It Fl (. , )?-{option}\b")
 
 

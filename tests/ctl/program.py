@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs bitmapctl for the scripts beside this file."""
 
+import functools
 import json
 import os
 import re
@@ -50,9 +51,18 @@ def run(*words, stdin="", socket=None, cwd=None):
     return Result(done)
 
 
+@functools.lru_cache(None)
+def help_of(words=""):
+    """The help text of a command, of a noun, or of all."""
+    result = run(*words.split(), "--help")
+    assert (result.code, result.err) == (0, ""), result
+    return result.out
+
+
+@functools.lru_cache(None)
 def commands():
     """{words: synopsis} of every command, from the general help."""
-    text = run("--help").out
+    text = help_of()
     block = re.search(r"^Commands:\n(.*?)\n\n", text, re.S | re.M).group(1)
     found = {}
     for line in block.splitlines():
