@@ -32,7 +32,7 @@ uint64_t refcount_get(const uint8_t *block, uint32_t order, uint64_t index)
     default: {
         uint64_t bit = index << order;
         unsigned mask = (1u << (1u << order)) - 1;
-        return (block[bit / 8] >> (bit % 8)) & mask;
+        return ((unsigned)block[bit / 8] >> (bit % 8)) & mask;
     }
     }
 }
