@@ -87,8 +87,9 @@ int bitmapd_set_client_name(bitmapd *handle, const char *name);
  * How long a lost connection is sought again before requests fail with
  * -ENOTCONN; 0 (the default): not at all.  While it lasts, marks, settles,
  * attachments and reads wait and are sent again, attempts being 50 ms to 1 s
- * apart; other requests wait when nothing of them was sent yet, and complete
- * with -ECONNABORTED otherwise.  A list or map of which something was handed
+ * apart; other requests wait when nothing of them was sent yet, or when a
+ * daemon that shuts down did not take them, and complete with -ECONNABORTED
+ * otherwise.  A list or map of which something was handed
  * over completes with -ECONNABORTED too.  The time begins with the loss, and
  * anew when a connection has answered a request.
  */

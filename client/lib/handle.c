@@ -29,6 +29,7 @@ bitmapd *bitmapd_new(void)
     handle->backoff_ms = BACKOFF_MS_MIN;
     TAILQ_INIT(&handle->to_issue);
     TAILQ_INIT(&handle->in_flight);
+    TAILQ_INIT(&handle->parked);
     TAILQ_INIT(&handle->done);
     TAILQ_INIT(&handle->recycled);
     TAILQ_INIT(&handle->writers);

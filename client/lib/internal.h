@@ -186,6 +186,7 @@ struct bitmapd {
     /* Requests */
     struct request_queue to_issue;
     struct request_queue in_flight; /* in the order of issue */
+    struct request_queue parked;    /* refused by a daemon on its way out, for the next one */
     struct request_queue done;
     struct request_queue recycled;
     unsigned recycled_count;

@@ -8,9 +8,11 @@
  *      writer->waiting ─────┘ READY
  *
  * A request is on exactly one of these queues, and only a request in flight
- * has a slot.  Replies find theirs by the cookie: its low bits are the slot,
- * its high bits rise with every issue, so that a late, repeated or invented
- * cookie is told from a live one without a search.
+ * has a slot.  What a daemon on its way out refuses is parked until it has
+ * closed the connection, when a new one may be looked for: it was not done, so
+ * it may be sent again whatever it is.  Replies find theirs by the cookie: its low bits are the
+ * slot, its high bits rise with every issue, so that a late, repeated or invented cookie is told
+ * from a live one without a search.
  *
  * Completions are called from the done queue only, when nothing is being
  * parsed or sent: they may queue new requests.  Replies that stream (lists,
@@ -288,7 +290,7 @@ int queue_take_reply(struct bitmapd *handle, const struct frame *frame, struct e
         }
         request->result = r; /* no memory for it: what is left of the answer is skipped */
     }
-    if (!request->internal) {
+    if (!request->internal && frame->status != STATUS_SHUTTING_DOWN) {
         connection_proven(handle);
     }
     if (more) {
@@ -296,6 +298,12 @@ int queue_take_reply(struct bitmapd *handle, const struct frame *frame, struct e
     }
     TAILQ_REMOVE(&handle->in_flight, request, entry);
     slot_release(handle, request);
+    if (frame->status == STATUS_SHUTTING_DOWN && handle->reconnect_timeout_s > 0 &&
+        !request->internal && !request->delivered &&
+        (request->policy != REQUEST_MARK || request->writer)) {
+        TAILQ_INSERT_TAIL(&handle->parked, request, entry);
+        return 0;
+    }
     if (frame->status == STATUS_OK) {
         request_finish(handle, request, request->result, STATUS_OK,
                        request->result < 0 ? "out of memory" : NULL);
@@ -349,15 +357,16 @@ void queue_connection_lost(struct bitmapd *handle)
         }
     }
 
+    TAILQ_CONCAT(&again, &handle->parked, entry);
+    TAILQ_CONCAT(&again, &handle->to_issue, entry);
     struct request *next;
-    for (request = TAILQ_FIRST(&handle->to_issue); request; request = next) {
+    for (request = TAILQ_FIRST(&again); request; request = next) {
         next = TAILQ_NEXT(request, entry);
         if (request->policy == REQUEST_MARK) {
-            TAILQ_REMOVE(&handle->to_issue, request, entry);
+            TAILQ_REMOVE(&again, request, entry);
             TAILQ_INSERT_TAIL(&request->writer->waiting, request, entry);
         }
     }
-    TAILQ_CONCAT(&again, &handle->to_issue, entry);
     TAILQ_CONCAT(&handle->to_issue, &again, entry);
 }
 
@@ -387,6 +396,7 @@ void queue_fail_all(struct bitmapd *handle, int result, const char *words)
     struct writer *writer;
 
     assert(TAILQ_EMPTY(&handle->in_flight));
+    assert(TAILQ_EMPTY(&handle->parked));
     fail_queue(handle, &handle->to_issue, result, words);
     TAILQ_FOREACH (writer, &handle->writers, entry) {
         fail_queue(handle, &writer->waiting, result, words);

@@ -47,6 +47,7 @@ void writer_lose(struct bitmapd *handle, struct writer *writer, int result, cons
     writer->lost_result = result;
     fail_marks(handle, &writer->waiting, writer, words);
     fail_marks(handle, &handle->to_issue, writer, words);
+    fail_marks(handle, &handle->parked, writer, words);
     handle->unsettled -= writer->log.live;
     mark_log_deinit(&writer->log);
     id_ranges_deinit(&writer->settles);

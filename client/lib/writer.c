@@ -299,7 +299,7 @@ static void settle_finished(struct bitmapd *handle, struct request *request, int
     if (result == -EOWNERDEAD) {
         writer_lose(handle, writer, result, words);
     } else if (result < 0 && result != -ECONNABORTED && result != -EINPROGRESS &&
-               handle->settle_result == 0) {
+               result != -ESHUTDOWN && handle->settle_result == 0) {
         handle->settle_result = result;
         client_copy_words(handle->settle_words, sizeof handle->settle_words,
                           wire_string(words ? words : "refused"));

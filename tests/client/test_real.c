@@ -290,6 +290,9 @@ static void test_ended(int signal)
     read_map(handle, &seen);
     /* Whatever the daemon could keep of its earlier life: acknowledged is dirty. */
     check_marked(&seen, seen.validity == BITMAPD_EXACT);
+    if (signal == SIGTERM) {
+        assert_int_equal(seen.validity, BITMAPD_EXACT);
+    }
     CHECK(handle, bitmapd_drive_show(handle, DRIVE, &info));
     assert_int_equal(info.writers, 1);
     assert_int_equal(info.lost_writers, 0);

@@ -85,6 +85,48 @@ static void test_outcome_unknown(void **state)
     fake_join(&fake);
 }
 
+/* A daemon on its way out takes nothing more; its successor gets it. */
+static void script_shutting_down(struct fake *fake)
+{
+    fake_hello(fake);
+    fake_attach(fake, "vm-1", false);
+    uint64_t mark = fake_expect_mark(fake, 1, 1, NULL);
+    uint64_t resize = fake_expect(fake, OPERATION_DRIVE_RESIZE, NULL);
+    fake_error(fake, OPERATION_MARK, mark, STATUS_SHUTTING_DOWN, "stopping");
+    fake_error(fake, OPERATION_DRIVE_RESIZE, resize, STATUS_SHUTTING_DOWN, "stopping");
+    fake_hang_up(fake);
+    fake_hello(fake);
+    fake_error(fake, 0, 0, STATUS_SHUTTING_DOWN, "not yet");
+    fake_hang_up(fake);
+    fake_hello(fake);
+    fake_attach(fake, "vm-1", true);
+    resize = fake_expect(fake, OPERATION_DRIVE_RESIZE, NULL);
+    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 1, 1, NULL));
+    fake_ok(fake, OPERATION_RESUME, fake_expect(fake, OPERATION_RESUME, NULL));
+    fake_ok(fake, OPERATION_DRIVE_RESIZE, resize);
+    /* Without a reconnect timeout it is the answer. */
+    fake_error(fake, OPERATION_FLUSH, fake_expect(fake, OPERATION_FLUSH, NULL),
+               STATUS_SHUTTING_DOWN, "stopping again");
+}
+
+static void test_shutting_down(void **state)
+{
+    struct fake fake = {0};
+    struct outcome outcome = {0};
+
+    (void)state;
+    bitmapd *handle = attached(&fake, script_shutting_down, 20);
+    aio_mark(handle, 0, &outcome);
+    assert_int_equal(bitmapd_drive_resize(handle, "vg0/a", 4096), 0);
+    TURN_UNTIL(handle, outcome.done);
+    assert_int_equal(outcome.result, 0);
+    assert_int_equal(bitmapd_set_reconnect_timeout(handle, 0), 0);
+    assert_int_equal(bitmapd_flush(handle), -ESHUTDOWN);
+    assert_string_equal(bitmapd_error(handle), "stopping again");
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
 /* What lies behind a full socket was not seen by the daemon, even if it was in flight for us. */
 #define UNSENT 5
 
@@ -386,9 +428,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_outcome_unknown), cmocka_unit_test(test_unsent),
-        cmocka_unit_test(test_map_again),       cmocka_unit_test(test_no_reconnect),
-        cmocka_unit_test(test_timeout),         cmocka_unit_test(test_dies_again),
-        cmocka_unit_test(test_other_container), cmocka_unit_test(test_by_hand),
+        cmocka_unit_test(test_shutting_down),   cmocka_unit_test(test_map_again),
+        cmocka_unit_test(test_no_reconnect),    cmocka_unit_test(test_timeout),
+        cmocka_unit_test(test_dies_again),      cmocka_unit_test(test_other_container),
+        cmocka_unit_test(test_by_hand),
     };
     alarm(60);
     return cmocka_run_group_tests(tests, NULL, NULL);
