@@ -43,6 +43,7 @@ void output_init(void)
         }
     }
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN);
 }
 
 void output_diagnostic(const char *format, ...)

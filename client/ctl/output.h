@@ -23,8 +23,8 @@ enum output_format {
 
 /*
  * Makes sure that descriptors 0 to 2 are open, so that no socket or container
- * becomes one of them and gets our output, and ignores SIGPIPE, so that a
- * closed pipe is a failed write and not a silent death.
+ * becomes one of them and gets our output, and ignores SIGPIPE and SIGXFSZ,
+ * so that a closed pipe or a full quota is a failed write and not our death.
  */
 void output_init(void);
 

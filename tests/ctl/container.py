@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import unittest
 
-from program import run
+from program import BITMAPCTL, ENVIRONMENT, run
 
 QEMU_IMG = shutil.which("qemu-img")
 F_OFD_SETLK = 37
@@ -138,9 +139,21 @@ class Create(Scratch):
         self.check_fails(1, "create", os.path.join(self.directory, "no", "such"))
         self.check_fails(5, "create", self.directory)
 
-    def test_output_that_cannot_be_written(self):
-        from program import BITMAPCTL, ENVIRONMENT
+    def test_no_room(self):
+        """Half a container is not left behind."""
 
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+        done = subprocess.run(
+            [BITMAPCTL, "container", "create", self.path], preexec_fn=limit, env=ENVIRONMENT,
+            capture_output=True, timeout=60,
+        )  # fmt: skip
+        self.assertEqual((done.returncode, done.stdout), (1, b""))
+        self.assertIn(b"File too large", done.stderr)
+        self.assertFalse(os.path.exists(self.path))
+
+    def test_output_that_cannot_be_written(self):
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [BITMAPCTL, "container", "create", self.path], stdout=full, env=ENVIRONMENT,

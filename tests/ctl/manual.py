@@ -3,8 +3,10 @@
 
 import os
 import re
+import struct
 import unittest
 
+import fake
 from program import commands, help_of, options
 
 MANUAL = os.environ["BITMAPCTL_MAN"]
@@ -78,6 +80,18 @@ class Manual(unittest.TestCase):
         with open(MANUAL, encoding="utf-8") as file:
             for option in re.findall(r"Fl -([a-z][a-z-]*)", file.read()):
                 self.assertRegex(everything, rf"--{option}\b")
+
+    def test_example_of_a_map_is_true(self):
+        with open(MANUAL, encoding="utf-8") as file:
+            text = file.read()
+        packed = b"".join(
+            struct.pack("<QQ", int(offset), int(length))
+            for offset, length in re.findall(
+                r'^\{"byte_offset":(\d+),"size_bytes":(\d+)\}$', text, re.M
+            )
+        )
+        tuples, crc = re.search(r'"complete":true,"tuples":(\d+),"crc32c":(\d+)\}', text).groups()
+        self.assertEqual((int(tuples), int(crc)), (len(packed) // 16, fake.crc32c(packed)))
 
     def test_options_everywhere(self):
         with open(MANUAL, encoding="utf-8") as file:
