@@ -200,7 +200,7 @@ static int plugin_after_fork(void)
 {
     int r = tracker_start(tracker);
     if (r < 0) {
-        nbdkit_error("starting a thread: %s", strerror(-r));
+        nbdkit_error("starting a thread: %s", strerrordesc_np(-r));
         return -1;
     }
     return 0;
@@ -281,7 +281,7 @@ static int plugin_fail(int r)
 static int plugin_fail_io(const char *what, uint32_t count, uint64_t offset, int r)
 {
     nbdkit_error("%s: %s of %" PRIu32 " bytes at %" PRIu64 ": %s", config.file, what, count, offset,
-                 strerror(-r));
+                 strerrordesc_np(-r));
     return plugin_fail(r);
 }
 

@@ -176,7 +176,7 @@ static void tracker_run_sync(struct tracker *tracker)
         tracker_report(tracker,
                        "drive %s: making writes stable failed: %s; they stay marked, and every "
                        "later flush fails until nbdkit is started again",
-                       tracker->drive, strerror(-r));
+                       tracker->drive, strerrordesc_np(-r));
     }
     tracker_lock(tracker);
 

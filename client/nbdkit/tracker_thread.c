@@ -157,7 +157,7 @@ static void tracker_send(struct tracker *tracker)
         if (!tracker->refusal_reported) {
             tracker->refusal_reported = true;
             tracker_report(tracker, "drive %s: cannot mark, so writes fail: %s", tracker->drive,
-                           strerror(-r));
+                           strerrordesc_np(-r));
         }
         tracker_refuse_unsent(tracker);
     }
@@ -175,7 +175,7 @@ static void tracker_settle_run(struct tracker *tracker, uint64_t first_id, uint6
     int r = bitmapd_settle(tracker->handle, tracker->drive_id, first_id, count);
     if (r == -ENOMEM) {
         /* They stay dirty, which is safe, and keep us from detaching, which is said then. */
-        tracker_report(tracker, "drive %s: settling: %s", tracker->drive, strerror(-r));
+        tracker_report(tracker, "drive %s: settling: %s", tracker->drive, strerrordesc_np(-r));
     } else if (r < 0 && tracker->lost == 0) {
         tracker->lost = r;
     }
@@ -427,7 +427,7 @@ void tracker_disconnect(struct tracker *tracker)
 static const char *tracker_lost_words(const struct tracker *tracker)
 {
     const char *words = bitmapd_error(tracker->handle);
-    return words[0] != '\0' ? words : strerror(-tracker->lost);
+    return words[0] != '\0' ? words : strerrordesc_np(-tracker->lost);
 }
 
 static void tracker_go_down(struct tracker *tracker)

@@ -45,8 +45,8 @@ def main():
         expect_refusal(stack, ["empty"], empty, "vm1")
         expect_refusal(stack, ["neither"], "/dev/null", "vm1")
         if not os.environ.get("BITMAPD_PRELOAD"):
-            # Beside a sanitizer's runtime nbdkit hangs at its exit when it has used realpath(3)'s
-            # error text, with any plugin.
+            # Beside a sanitizer's runtime nbdkit, with any plugin, hangs at its exit once it has
+            # printed an errno's text.
             expect_refusal(stack, ["nonexistent"], stack.path("nonexistent"), "vm1")
         expect_refusal(stack, ["mark-align", "power of two"], raw, "vm1", "mark-align=3000")
         expect_refusal(stack, ["mark-align"], raw, "vm1", "mark-align=0")
