@@ -41,10 +41,11 @@ struct model {
     struct bitmaps_by_id bitmaps;
     uint32_t drives_count;
     uint32_t bitmaps_count;
-    uint64_t bits_bytes; /* of all bitmaps when every chunk is dense */
-    uint64_t next_id;    /* of drives and bitmaps */
-    uint64_t sequence;   /* of the last record */
-    uint64_t marks;      /* ranges, since the start */
+    uint32_t unknown_count; /* of those */
+    uint64_t bits_bytes;    /* of all bitmaps when every chunk is dense */
+    uint64_t next_id;       /* of drives and bitmaps */
+    uint64_t sequence;      /* of the last record */
+    uint64_t marks;         /* ranges, since the start */
 
     struct requests_by_id requests;
     struct request_list requests_order;
@@ -62,6 +63,8 @@ struct model {
     struct writeback *writeback;
     struct history *history;
     struct uuid boot_id;
+    uint64_t memory_bytes, dirty_memory_bytes; /* as last summed up, good until: */
+    uint64_t sums_until_ms;
     char start_report[1024];
 
     void (*closed)(void *opaque, int r); /* from model_close() on */
@@ -199,6 +202,8 @@ uint64_t writeback_applied_seq(const struct writeback *writeback);
 const char *writeback_refuses(const struct writeback *writeback);
 const uint8_t *writeback_container_uuid(const struct writeback *writeback);
 const char *writeback_degraded_reason(const struct writeback *writeback); /* "" when well */
+/* Bytes of chunks that the container does not have yet; looks at every bitmap. */
+uint64_t writeback_changed_bytes(const struct writeback *writeback);
 void writeback_get_status(const struct writeback *writeback, struct model_status *status);
 
 /* ---- ack.c ---- */

@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define SUMS_MS 100u
+
 static int compare_u64(uint64_t a, uint64_t b)
 {
     return a < b ? -1 : a > b;
@@ -134,7 +136,9 @@ void model_unlink_drive(struct model *model, struct drive *drive)
 
 void model_link_bitmap(struct model *model, struct drive *drive, struct drive_bitmap *bitmap)
 {
+    bitmap->model = model;
     bitmap->drive = drive;
+    model->unknown_count += bitmap->validity == VALIDITY_UNKNOWN;
     RB_INSERT(bitmaps_by_id, &model->bitmaps, bitmap);
     RB_INSERT(drive_bitmap_names, &drive->bitmaps, bitmap);
     model->bitmaps_count++;
@@ -159,6 +163,8 @@ void model_unlink_bitmap(struct model *model, struct drive_bitmap *bitmap)
         drive->ungapped--;
     }
     model->bits_bytes -= drive_bits_bytes(drive->size, bitmap_granularity(bitmap->bits));
+    model->unknown_count -= bitmap->validity == VALIDITY_UNKNOWN;
+    bitmap->model = NULL;
     model->bitmaps_count--;
     drive->bitmaps_count--;
     RB_REMOVE(bitmaps_by_id, &model->bitmaps, bitmap);
@@ -187,6 +193,10 @@ void drive_bitmap_set_recording(struct drive_bitmap *bitmap, bool recording, boo
 static void set_validity(struct drive_bitmap *bitmap, enum validity validity, const char *format,
                          va_list args)
 {
+    if (bitmap->model) {
+        bitmap->model->unknown_count -= bitmap->validity == VALIDITY_UNKNOWN;
+        bitmap->model->unknown_count += validity == VALIDITY_UNKNOWN;
+    }
     bitmap->validity = validity;
     bitmap->reason[0] = '\0';
     if (validity != VALIDITY_EXACT) {

@@ -39,6 +39,7 @@ enum validity {
 /* A bitmap of a drive.  Read freely; only apply() functions write. */
 struct drive_bitmap {
     uint64_t id;
+    struct model *model; /* NULL while it is in none */
     struct drive *drive;
     char name[NAME_BYTES_MAX + 1];
     struct bitmap *bits; /* owned */
@@ -268,7 +269,7 @@ struct model_status {
     const char *start_report;
 };
 
-/* Strings are borrowed until the next change.  Looks at every bitmap. */
+/* Strings are borrowed until the next change.  The two sums of memory may be 100 ms old. */
 void model_get_status(struct model *model, struct model_status *ret);
 
 #endif

@@ -265,6 +265,15 @@ static int load(struct model *model, struct container *container, const struct c
 
 static void judge_unclean(struct model *model, uint64_t sequence)
 {
+    /* Writers may have marked since the last commit, and still be about to write. */
+    struct drive *drive;
+    RB_FOREACH(drive, drives_by_id, &model->drives)
+    {
+        struct writer *writer;
+        TAILQ_FOREACH (writer, &drive->writers, entry) {
+            writer->unaccounted = true;
+        }
+    }
     struct drive_bitmap *bitmap;
     RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
     {
@@ -477,7 +486,7 @@ void model_configure(struct model *model, const struct model_settings *settings)
     struct model_settings old = model->settings;
     model->settings = *settings;
     model->settings.container_path = old.container_path;
-    model->settings.catalog_path = old.catalog_path;
+    model->settings.catalog_path = NULL; /* the history has its own */
     model->settings.cluster_bits = old.cluster_bits;
     model->settings.container_bytes_max = old.container_bytes_max;
     writeback_configure(model->writeback);

@@ -213,8 +213,7 @@ static void take_job(struct writeback *writeback)
 
 /* ---- When ---- */
 
-/* Bytes of chunks that the container does not have yet. */
-static uint64_t changed_bytes(const struct writeback *writeback)
+uint64_t writeback_changed_bytes(const struct writeback *writeback)
 {
     uint64_t bytes = 0;
     struct drive_bitmap *bitmap;
@@ -246,7 +245,7 @@ static void tick_fired(uv_timer_t *timer)
     }
     if (writeback->degraded || !writeback->started ||
         now - writeback->dirty_since_ns >= settings->flush_interval_ns ||
-        changed_bytes(writeback) >= settings->flush_dirty_limit) {
+        writeback_changed_bytes(writeback) >= settings->flush_dirty_limit) {
         take_job(writeback);
     }
 }
@@ -414,6 +413,5 @@ void writeback_get_status(const struct writeback *writeback, struct model_status
     status->applied_seq = writeback->applied_seq;
     status->flushes = writeback->flushes;
     status->container_bytes = writeback->container_bytes;
-    status->dirty_memory_bytes = changed_bytes(writeback);
     status->degraded_since_ns = writeback->degraded ? writeback->degraded_since_ns : 0;
 }

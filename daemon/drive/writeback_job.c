@@ -108,7 +108,7 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
 void writeback_job_run(struct work *work)
 {
     struct writeback_job *job = (struct writeback_job *)work;
-    struct container_txn *txn;
+    struct container_txn *txn = NULL;
 
     job->r = container_begin(job->container, &txn, &job->error);
     if (job->r < 0) {

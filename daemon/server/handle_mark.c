@@ -227,32 +227,31 @@ int handle_attach(const struct request *request, struct error *error)
     return 0;
 }
 
-static int find_attached(const struct request *request, struct session_writer **ret,
-                         struct error *error)
+/* NULL with words. */
+static struct session_writer *find_attached(const struct request *request, struct error *error)
 {
     const struct message_drive_id *message = request->message;
     struct session_writer *entry = find_writer(request->session, message->drive);
     if (!entry || !entry->attached) {
-        return error_set(error, -ENOENT, "this connection is not attached to a drive with id %llu",
-                         (unsigned long long)message->drive);
+        error_set(error, -ENOENT, "this connection is not attached to a drive with id %llu",
+                  (unsigned long long)message->drive);
+        return NULL;
     }
-    *ret = entry;
-    return 0;
+    return entry;
 }
 
 int handle_resume(const struct request *request, struct error *error)
 {
-    struct session_writer *entry;
-    uint64_t sequence;
-    int r = find_attached(request, &entry, error);
-    if (r < 0) {
-        return r;
+    struct session_writer *entry = find_attached(request, error);
+    if (!entry) {
+        return -ENOENT;
     }
+    uint64_t sequence;
     struct pending *pending = pending_new(request);
     if (!pending) {
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
-    r = writer_resume(request->model, entry->writer, request->session->peer, &sequence, error);
+    int r = writer_resume(request->model, entry->writer, request->session->peer, &sequence, error);
     if (r < 0) {
         pending_free(pending);
         return r;
@@ -263,17 +262,16 @@ int handle_resume(const struct request *request, struct error *error)
 
 int handle_detach(const struct request *request, struct error *error)
 {
-    struct session_writer *entry;
-    uint64_t sequence;
-    int r = find_attached(request, &entry, error);
-    if (r < 0) {
-        return r;
+    struct session_writer *entry = find_attached(request, error);
+    if (!entry) {
+        return -ENOENT;
     }
+    uint64_t sequence;
     struct pending *pending = pending_new(request);
     if (!pending) {
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
-    r = writer_detach(request->model, entry->writer, request->session->peer, &sequence, error);
+    int r = writer_detach(request->model, entry->writer, request->session->peer, &sequence, error);
     if (r < 0) {
         pending_free(pending);
         return r;

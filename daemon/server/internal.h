@@ -53,7 +53,8 @@ struct server {
     struct pending_list spare_pending;
     uint32_t spare_count;
 
-    int handles; /* of the server itself, not yet closed */
+    int handles;      /* of the server itself, not yet closed */
+    uint32_t orphans; /* pending answers whose session has ended, but not the work for them */
     bool closing;
     struct model_waiter last; /* for the answers that an orderly stop lets out */
     void (*closed)(void *opaque);
@@ -146,6 +147,8 @@ void session_stop_reading(struct session *session);
 
 /* A session's last handle is closed and its memory is freed. */
 void server_session_freed(struct server *server);
+/* The work for an orphan has ended. */
+void server_orphan_freed(struct server *server);
 
 /* ---- dispatch.c ---- */
 

@@ -78,11 +78,14 @@ void pending_free(struct pending *pending)
 {
     struct server *server = pending->server;
 
-    if (pending->session) {
-        TAILQ_REMOVE(&pending->session->pending, pending, entry);
-        pending->session->in_flight--;
-        session_send_later(pending->session);
+    if (!pending->session) {
+        free(pending);
+        server_orphan_freed(server);
+        return;
     }
+    TAILQ_REMOVE(&pending->session->pending, pending, entry);
+    pending->session->in_flight--;
+    session_send_later(pending->session);
     if (server->spare_count < SPARE_PENDING_MAX) {
         TAILQ_INSERT_HEAD(&server->spare_pending, pending, entry);
         server->spare_count++;
@@ -102,6 +105,7 @@ void pending_abandon(struct pending *pending)
     TAILQ_REMOVE(&pending->session->pending, pending, entry);
     pending->session->in_flight--;
     pending->session = NULL;
+    pending->server->orphans++;
 }
 
 /* What a change answers when it succeeded: the object as it is now. */

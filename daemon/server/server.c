@@ -197,7 +197,7 @@ int server_listen_fd(struct server *server, int fd, struct error *error)
 
 static void finish_close(struct server *server)
 {
-    if (server->handles > 0 || server->sessions_count > 0) {
+    if (server->handles > 0 || server->sessions_count > 0 || server->orphans > 0) {
         return;
     }
     void (*closed)(void *opaque) = server->closed;
@@ -229,6 +229,14 @@ void server_session_freed(struct server *server)
     } else if (server->paused && server->listener_open) {
         server->paused = false;
         (void)uv_poll_start(&server->listener, UV_READABLE, accept_ready);
+    }
+}
+
+void server_orphan_freed(struct server *server)
+{
+    server->orphans--;
+    if (server->closing) {
+        finish_close(server);
     }
 }
 

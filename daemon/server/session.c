@@ -56,7 +56,15 @@ static bool below_half(const struct session *session)
 /* Keeps bytes that are not taken yet; false when memory is out. */
 static bool keep_input(struct session *session, const uint8_t *data, size_t bytes)
 {
+    session->in_bytes = bytes;
+    if (bytes == 0) {
+        free(session->in);
+        session->in = NULL;
+        session->in_capacity = 0;
+        return true;
+    }
     if (bytes > session->in_capacity) {
+        /* Then @data is not what is kept, since that would fit. */
         uint8_t *grown = realloc(session->in, bytes);
         if (!grown) {
             return false;
@@ -65,12 +73,6 @@ static bool keep_input(struct session *session, const uint8_t *data, size_t byte
         session->in_capacity = bytes;
     }
     memmove(session->in, data, bytes);
-    session->in_bytes = bytes;
-    if (bytes == 0) {
-        free(session->in);
-        session->in = NULL;
-        session->in_capacity = 0;
-    }
     return true;
 }
 
