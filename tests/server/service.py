@@ -253,6 +253,55 @@ def kills_lose_no_change():
             assert b"cleanly" in body  # unknown, and says why
 
 
+def a_broken_catalog_costs_history_only():
+    for spoil in ("garbage", "directory"):
+        with Daemon() as daemon:
+            catalog = os.path.join(daemon.directory, "catalog.sqlite3")
+            daemon.client().must(DRIVE_ADD, drive_add("d", MIB))
+            assert daemon.stop() == 0
+            os.unlink(catalog)
+            if spoil == "garbage":
+                with open(catalog, "wb") as file:
+                    file.write(os.urandom(50000))
+            else:
+                os.mkdir(catalog)
+            daemon.start()
+            client = daemon.client()
+            client.must(BITMAP_CREATE, bitmap_create("d/a"))
+            client.must(FLUSH)
+            assert daemon.stop() == 0
+            assert catalog in daemon.messages()
+            aside = [name for name in os.listdir(daemon.directory) if ".damaged" in name]
+            assert len(aside) == (spoil == "garbage"), aside
+            daemon.start()
+            daemon.client().must(BITMAP_SHOW, text("d/a"))
+
+
+def a_drive_of_16_tib():
+    size = 16 << 40
+    with Daemon() as daemon:
+        client = daemon.client()
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", size)))
+        base = daemon.rss()
+        client.must(BITMAP_CREATE, bitmap_create("d/a", 65536))
+        client.must(MARK, mark(drive, [(0, size)]))
+        assert client.map("d/a") == [(0, size)]
+        assert daemon.rss() - base < 4 * MIB
+        client.must(BITMAP_CLEAR, bitmap_range("d/a", 65536, size - 2 * 65536))
+        # A granule in each chunk: every chunk is dense.
+        client.must(MARK, mark(drive, [((i << 35) + (1 << 30), 1) for i in range(512)]))
+        assert len(client.map("d/a")) == 514
+        client.must(FLUSH)
+        assert daemon.rss() - base < 80 * MIB, (daemon.rss() - base) // MIB
+        assert daemon.stop() == 0
+        daemon.start()
+        client = daemon.client()
+        assert len(client.map("d/a")) == 514
+        # Too fine for so large a drive.
+        status, body = client.call(BITMAP_CREATE, bitmap_create("d/b", 512))
+        assert status == INVALID and b"granularity" in body
+
+
 class SmallDisk:
     def __init__(self, path):
         self.path = path
@@ -309,4 +358,4 @@ def read_only_directory():
 
 run([command_line, configuration, a_container_that_is_not_understood, one_daemon_at_a_time, reload,
      readiness_and_stopping, socket_activation, answers_survive_a_stop, kills_lose_no_change,
-     full_disk, read_only_directory])
+     a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk, read_only_directory])
