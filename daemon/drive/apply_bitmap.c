@@ -184,38 +184,10 @@ void apply_bitmap_rename(struct model *model, const struct record *record,
     bitmap->changed = record->sequence;
 }
 
-int prepare_bitmap_set(struct model *model, struct record *record, struct prepared *prepared,
-                       struct error *error)
-{
-    int r = record_find_bitmap(model, record, prepared, error);
-    if (r == 0) {
-        r = record_check_ranges(prepared->drive, record, error);
-    }
-    if (r == 0) {
-        r = copy_bits(prepared, error);
-    }
-    for (uint32_t i = 0; r == 0 && i < record->ranges_count; i++) {
-        struct range range = record->ranges[i];
-        r = bitmap_reserve(prepared->bits, range.offset, range.length);
-        if (r < 0) {
-            return record_no_memory(error);
-        }
-        bitmap_set(prepared->bits, range.offset, range.length, record->sequence);
-    }
-    return r;
-}
-
-void apply_bits(struct model *model, const struct record *record, struct prepared *prepared)
-{
-    (void)model;
-    swap_bits(prepared);
-    if (prepared->validity > prepared->bitmap->validity) {
-        drive_bitmap_set_validity(prepared->bitmap, prepared->validity, "%s", prepared->reason);
-        prepared->bitmap->changed = record->sequence;
-    }
-}
-
-int prepare_bitmap_clear(struct model *model, struct record *record, struct prepared *prepared,
+/* Changes the record's ranges in a copy of the bitmap's bits. */
+static int change_ranges(struct model *model, struct record *record, struct prepared *prepared,
+                         void (*change)(struct bitmap *bits, uint64_t offset, uint64_t length,
+                                        uint64_t version),
                          struct error *error)
 {
     int r = record_find_bitmap(model, record, prepared, error);
@@ -231,8 +203,31 @@ int prepare_bitmap_clear(struct model *model, struct record *record, struct prep
         if (r < 0) {
             return record_no_memory(error);
         }
-        bitmap_clear(prepared->bits, range.offset, range.length, record->sequence);
+        change(prepared->bits, range.offset, range.length, record->sequence);
     }
+    return r;
+}
+
+int prepare_bitmap_set(struct model *model, struct record *record, struct prepared *prepared,
+                       struct error *error)
+{
+    return change_ranges(model, record, prepared, bitmap_set, error);
+}
+
+void apply_bits(struct model *model, const struct record *record, struct prepared *prepared)
+{
+    (void)model;
+    swap_bits(prepared);
+    if (prepared->validity > prepared->bitmap->validity) {
+        drive_bitmap_set_validity(prepared->bitmap, prepared->validity, "%s", prepared->reason);
+        prepared->bitmap->changed = record->sequence;
+    }
+}
+
+int prepare_bitmap_clear(struct model *model, struct record *record, struct prepared *prepared,
+                         struct error *error)
+{
+    int r = change_ranges(model, record, prepared, bitmap_clear, error);
     if (r == 0 && prepared->bitmap->recording) {
         r = carry(prepared->drive, prepared->bitmap->bits, record->sequence, prepared, error);
     }

@@ -240,43 +240,40 @@ static struct session_writer *find_attached(const struct request *request, struc
     return entry;
 }
 
-int handle_resume(const struct request *request, struct error *error)
+/* RESUME and DETACH: a change of an attached writer. */
+static int change_attached(const struct request *request,
+                           int (*change)(struct model *model, struct writer *writer,
+                                         const char *peer, uint64_t *ret_sequence,
+                                         struct error *error),
+                           bool ends, struct error *error)
 {
     struct session_writer *entry = find_attached(request, error);
     if (!entry) {
         return -ENOENT;
     }
-    uint64_t sequence;
     struct pending *pending = pending_new(request);
     if (!pending) {
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
-    int r = writer_resume(request->model, entry->writer, request->session->peer, &sequence, error);
+    uint64_t sequence;
+    int r = change(request->model, entry->writer, request->session->peer, &sequence, error);
     if (r < 0) {
         pending_free(pending);
         return r;
     }
-    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, entry->drive);
+    if (ends) {
+        remove_writer(request->session, entry);
+    }
+    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, 0);
     return 0;
+}
+
+int handle_resume(const struct request *request, struct error *error)
+{
+    return change_attached(request, writer_resume, false, error);
 }
 
 int handle_detach(const struct request *request, struct error *error)
 {
-    struct session_writer *entry = find_attached(request, error);
-    if (!entry) {
-        return -ENOENT;
-    }
-    uint64_t sequence;
-    struct pending *pending = pending_new(request);
-    if (!pending) {
-        return error_set(error, -ENOMEM, "out of memory for a request");
-    }
-    int r = writer_detach(request->model, entry->writer, request->session->peer, &sequence, error);
-    if (r < 0) {
-        pending_free(pending);
-        return r;
-    }
-    remove_writer(request->session, entry);
-    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, 0);
-    return 0;
+    return change_attached(request, writer_detach, true, error);
 }
