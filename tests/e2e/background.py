@@ -20,13 +20,22 @@ def process_is_gone(pid):
         return True
 
 
+def read_pid(stack):
+    try:
+        with open(stack.path("pid"), encoding="utf-8") as file:
+            return int(file.read())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def test_background(stack):
     env = stack.nbdkit_env() | {"BITMAPD_SOCKET": "bitmapd.sock"}
     e2e.run(
         "nbdkit", "--pidfile", stack.path("pid"), "--unix", stack.path("nbdkit.sock"),
         os.environ["BITMAPD_PLUGIN"], "raw", "drive=vm1", cwd=stack.directory, env=env)
-    with open(stack.path("pid"), encoding="utf-8") as file:
-        pid = int(file.read())
+    # Written by the process in the background when it takes connections.
+    e2e.wait_until(lambda: read_pid(stack) is not None, "nbdkit listens")
+    pid = read_pid(stack)
     try:
         with nbd.Client(stack.path("nbdkit.sock")) as client:
             client.write(GRANULE, b"a" * 512)

@@ -205,7 +205,8 @@ class Stack(contextlib.ExitStack):
 
     def nbdkit_command(self, raw, drive, *parameters, name="nbdkit", options=()):
         return [
-            "nbdkit", "--foreground", "--unix", self.path(f"{name}.sock"), *options,
+            "nbdkit", "--foreground", "--unix", self.path(f"{name}.sock"),
+            "--pidfile", self.path(f"{name}.pid"), *options,
             os.environ["BITMAPD_PLUGIN"], f"file={raw}", f"drive={drive}",
             f"socket={self.socket}", *parameters]
 
@@ -220,8 +221,10 @@ class Stack(contextlib.ExitStack):
     def start_nbdkit(self, raw, drive, *parameters, name="nbdkit", options=(), under=()):
         """@under: a command that runs nbdkit in its own place."""
         path = self.path(f"{name}.sock")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        pidfile = self.path(f"{name}.pid")
+        for old in (path, pidfile):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(old)
         process = self.start(
             name,
             [*under, *self.nbdkit_command(raw, drive, *parameters, name=name, options=options)],
@@ -231,7 +234,7 @@ class Stack(contextlib.ExitStack):
 
         def ready():
             process.check_running()
-            return os.path.exists(path)
+            return os.path.exists(pidfile)  # written when it takes connections
 
         wait_until(ready, "nbdkit listens")
         return process
