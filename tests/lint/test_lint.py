@@ -135,7 +135,7 @@ class SourcesTest(LintTest):
             self.assertIn("does not begin with", problems[0])
 
     def test_essay(self):
-        for text in (HEAD, HEAD + "int a;\nint b;\n", HEAD + "/* Much too short. */\nint a;\n",
+        for text in (HEAD, HEAD + "int a;\nint b;\n", HEAD + "/* Too short. */\nint a;\n",
                      HEAD + "\n" + ESSAY, HEAD + "/* One */ int two, three, four, five; /* six */\n"):
             self.assertEqual(sources.check_file("a.c", text),
                              ["a.c:2: a .c file opens with what it is and why"])
