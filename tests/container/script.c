@@ -21,12 +21,13 @@ static int write_one(struct container_txn *txn, uint64_t id, uint32_t l1_index, 
     return container_txn_write(txn, id, l1_index, bytes, sizeof bytes, error);
 }
 
-static int step_body(struct container_txn *t, unsigned step, struct error *e)
+/* @scale: clusters are so many times 512 bytes, and so the bitmaps must be larger. */
+static int step_body(struct container_txn *t, unsigned step, uint64_t scale, struct error *e)
 {
     switch (step) {
     case 1:
-        TRY(container_txn_add(t, 1, "vm1/a", 512, 100 * 4096, e));
-        TRY(container_txn_add(t, 2, "vm1/b", 4096, 8 * 4096 * 3, e));
+        TRY(container_txn_add(t, 1, "vm1/a", 512, 100 * 4096 * scale, e));
+        TRY(container_txn_add(t, 2, "vm1/b", 4096, UINT64_C(8) * 4096 * 3 * scale, e));
         TRY(container_txn_add(t, 3, "vg0/lv1/backup", 65536, 1000, e));
         TRY(write_one(t, 1, 0, 1, e));
         TRY(write_one(t, 1, 99, 1, e));
@@ -40,14 +41,14 @@ static int step_body(struct container_txn *t, unsigned step, struct error *e)
     case 3: /* two names change places; a bitmap shrinks, another grows */
         TRY(container_txn_update(t, 1, "tmp", 0, e));
         TRY(container_txn_update(t, 2, "vm1/a", 0, e));
-        TRY(container_txn_update(t, 1, "vm1/b", 50 * 4096, e));
-        TRY(container_txn_update(t, 2, NULL, 8 * 4096 * 90, e));
+        TRY(container_txn_update(t, 1, "vm1/b", 50 * 4096 * scale, e));
+        TRY(container_txn_update(t, 2, NULL, UINT64_C(8) * 4096 * 90 * scale, e));
         return write_one(t, 2, 80, 3, e);
     case 4: /* more clusters than one refcount block of any width counts */
         for (uint64_t id = 10; id < 10 + 150; id++) {
             char name[32];
             (void)snprintf(name, sizeof name, "many/%u", (unsigned)id);
-            TRY(container_txn_add(t, id, name, 512, 4096, e));
+            TRY(container_txn_add(t, id, name, 512, 4096 * scale, e));
             TRY(write_one(t, id, 0, 4, e));
         }
         return 0;
@@ -66,7 +67,7 @@ static int step_body(struct container_txn *t, unsigned step, struct error *e)
         return 0;
     case 8:
         TRY(container_txn_zero(t, 1, 3, e));
-        TRY(container_txn_add(t, 500, "last", 512, 4096 * 3, e));
+        TRY(container_txn_add(t, 500, "last", 512, 4096 * 3 * scale, e));
         return write_one(t, 500, 2, 8, e);
     default:
         abort();
@@ -83,7 +84,9 @@ int script_step(struct container *container, unsigned step, struct error *error)
         return r;
     }
     (void)snprintf(state, sizeof state, "step %u", step);
-    r = step_body(txn, step, error);
+    struct container_info info;
+    container_get_info(container, &info);
+    r = step_body(txn, step, info.cluster_size / 512, error);
     if (r == 0) {
         r = test_commit(txn, state, error);
     }

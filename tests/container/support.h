@@ -29,6 +29,9 @@ struct simdisk *test_container(uint32_t cluster_bits, uint64_t seed);
 /* The same container with refcounts of another width, as another tool could have made it. */
 void test_set_refcount_order(struct simdisk *disk, uint32_t order);
 
+/* The same container with a header of so many bytes, the last of them unknown to us. */
+void test_lengthen_header(struct simdisk *disk, uint32_t length);
+
 struct container *test_open(struct simdisk *disk, unsigned flags);
 
 /* A commit whose payload is the text. */
@@ -46,5 +49,7 @@ void test_pattern(uint8_t *bytes, size_t length, uint64_t id, uint32_t l1_index,
 struct container_check_report test_check(struct simdisk *disk, bool show);
 /* No corruptions; leaks are shown by their number only. */
 void test_check_sound(struct simdisk *disk);
+/* The same, but for a torn header that its mirror makes good. */
+void test_check_sound_but_header(struct simdisk *disk);
 
 #endif
