@@ -12,6 +12,9 @@
 
 #include <sys/random.h>
 
+#define PEEK_BYTES    512u
+#define LOAD_ATTEMPTS 5u
+
 /* The mirror, when it is not the header's copy: a crash may have left it torn or ahead. */
 static int refresh_mirror(struct container *c, struct error *error)
 {
@@ -62,14 +65,55 @@ static int prepare_writing(struct container *c, struct error *error)
     return 0;
 }
 
+/* The first sector, in which each commit changes the commit id; less when the file is shorter. */
+static int peek(struct file *file, uint8_t sector[static PEEK_BYTES])
+{
+    uint64_t bytes;
+    int r = file_size(file, &bytes);
+
+    memset(sector, 0, PEEK_BYTES);
+    return r < 0 ? r : file_read(file, sector, (size_t)min_u64(bytes, PEEK_BYTES), 0);
+}
+
+/*
+ * Readers work beside a daemon that commits.  What they read while the header
+ * changed is neither the old commit nor the new one, so they begin again.
+ */
+static int load_stable(struct file *file, struct container **ret, struct error *error)
+{
+    uint8_t before[PEEK_BYTES], after[PEEK_BYTES];
+    int r;
+
+    for (unsigned attempt = 1;; attempt++) {
+        CLEANUP(container_unloadp) struct container *c = NULL;
+        r = peek(file, before);
+        if (r < 0) {
+            return error_set_errno(error, r, "cannot read the header");
+        }
+        int loaded = container_load(file, NULL, &c, error);
+        r = peek(file, after);
+        if (r < 0) {
+            return error_set_errno(error, r, "cannot read the header");
+        }
+        if (memcmp(before, after, PEEK_BYTES) == 0 || attempt == LOAD_ATTEMPTS) {
+            *ret = STEAL(c);
+            return loaded;
+        }
+    }
+}
+
 int container_open(struct file *file, unsigned flags, struct container **ret, struct error *error)
 {
     CLEANUP(container_unloadp) struct container *c = NULL;
     int r;
 
-    r = container_load(file, NULL, &c, error);
-    if (r == 0 && (flags & CONTAINER_OPEN_WRITE)) {
-        r = prepare_writing(c, error);
+    if (flags & CONTAINER_OPEN_WRITE) {
+        r = container_load(file, NULL, &c, error);
+        if (r == 0) {
+            r = prepare_writing(c, error);
+        }
+    } else {
+        r = load_stable(file, &c, error);
     }
     if (r < 0) {
         return r;

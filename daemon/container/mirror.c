@@ -13,12 +13,16 @@
  * The mirror is at the offset the extension names if that can be believed.
  * Otherwise it is searched for, at every place a cluster could start: a block
  * with good CRCs that names its own offset as the mirror's.  Bits that a client
- * may write could be made to look like one, so two that disagree are none.
+ * may write could be made to look like one, so two are as good as none.  The
+ * search ends early in a file that is too large to be read through just because
+ * somebody named the wrong one; where we make containers, the mirror is near
+ * the front.
  */
 #include "daemon/container/internal.h"
 
 #define SEARCH_STEP  512u /* the smallest cluster */
 #define SEARCH_BYTES (UINT32_C(1) << 20)
+#define SEARCH_LIMIT (UINT64_C(1) << 30)
 
 /* A header block at @offset that may stand in for the one at byte 0. */
 static int mirror_read(struct file *file, uint64_t file_bytes, uint64_t offset,
@@ -59,8 +63,9 @@ static int mirror_search(struct file *file, uint64_t file_bytes, struct header *
     if (!buffer) {
         return -ENOMEM;
     }
-    for (uint64_t at = 0; at < file_bytes; at += SEARCH_BYTES) {
-        size_t n = (size_t)min_u64(SEARCH_BYTES, file_bytes - at);
+    uint64_t end = min_u64(file_bytes, SEARCH_LIMIT);
+    for (uint64_t at = 0; at < end; at += SEARCH_BYTES) {
+        size_t n = (size_t)min_u64(SEARCH_BYTES, end - at);
         int r = file_read(file, buffer, n, at);
         if (r < 0) {
             return r;

@@ -137,6 +137,8 @@ static int plan_header(struct container_txn *txn, const struct container_commit_
         txn->new_mirror = mirror;
         h->private.mirror_offset = mirror << h->cluster_bits;
     }
+    h->crc_good = true;
+    h->private_crc_good = true;
     h->private.commit_id = options->commit_id;
     h->private.applied_seq = options->applied_seq;
     h->private.clean = options->clean;

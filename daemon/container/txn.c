@@ -407,6 +407,17 @@ static int edit_slot(struct container_txn *txn, uint64_t id, uint32_t l1_index, 
                          "bitmap \"%s\": found L1 index %" PRIu32 ", expected less than %" PRIu32,
                          e->name, l1_index, e->l1_entries);
     }
+    if (!edit->old || edit->old->l1_lost) {
+        /* What a damaged table says of the geometry is not to be multiplied with. */
+        uint32_t l1_entries = 0;
+        r = check_geometry(txn, e->sectors, e->granularity, &l1_entries, error);
+        if (r < 0 || l1_entries != e->l1_entries) {
+            return error_set(error, -EBADMSG,
+                             "bitmap \"%s\" cannot be written: its entry in the bitmap table is "
+                             "damaged",
+                             e->name);
+        }
+    }
     r = edit_dirty(txn, edit);
     if (r == 0 && !edit->touched) {
         edit->touched = calloc(((size_t)e->l1_entries + 7) / 8, 1);

@@ -256,6 +256,45 @@ static void doubt_protects_both_commits(void **state)
     }
 }
 
+/* Each call of an open fails: an error with words, and the next open is as if nothing had been. */
+static void every_call_of_an_open_fails(void **state)
+{
+    struct simdisk *disk = make(seed);
+    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+    struct error e;
+
+    (void)state;
+    for (unsigned step = 1; step <= 3; step++) {
+        OK(script_step(c, step, &e), e);
+    }
+    uint64_t digest = test_digest(c);
+    container_close(c);
+    for (unsigned flags = 0; flags <= CONTAINER_OPEN_WRITE; flags++) {
+        for (uint64_t call = 1;; call++) {
+            struct file *file = simdisk_file(disk);
+            simdisk_fail_at(disk, call, 1, -EIO);
+            e.text[0] = '\0';
+            int r = container_open(file, flags, &c, &e);
+            bool failed = simdisk_failed(disk);
+            simdisk_fail_at(disk, 0, 0, 0);
+            if (r == 0) {
+                assert_false(failed);
+                container_close(c);
+                assert_true(call > 5);
+                break;
+            }
+            assert_int_equal(r, -EIO);
+            assert_true(e.text[0] != '\0');
+            assert_false(simdisk_closed(disk)); /* still the caller's */
+            c = test_open(disk, flags);
+            assert_int_equal(test_digest(c), digest);
+            container_close(c);
+        }
+    }
+    test_check_sound(disk);
+    simdisk_free(disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -265,6 +304,7 @@ int main(void)
         cmocka_unit_test(full_by_max_size),
         cmocka_unit_test(full_by_disk),
         cmocka_unit_test(doubt_protects_both_commits),
+        cmocka_unit_test(every_call_of_an_open_fails),
     };
 
     seed = simdisk_seed();

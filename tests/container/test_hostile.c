@@ -336,6 +336,35 @@ static void commit_and_reopen(struct simdisk *disk, struct container *c, const c
     container_close(c);
 }
 
+/* Writes to, and removes, whatever can be named: any refusal is fine, a crash is not. */
+static void write_to_all(struct container *c)
+{
+    struct container_bitmap_info b;
+    struct container_info info;
+    struct container_txn *t;
+    struct error e;
+
+    container_get_info(c, &info);
+    for (uint32_t i = 0; i < info.bitmaps && i < 8; i++) {
+        for (unsigned what = 0; what < 4; what++) {
+            OK(container_begin(c, &t, &e), e);
+            container_bitmap_get(c, i, &b);
+            if (b.id == 0) {
+                (void)container_txn_remove_foreign(t, i, &e);
+            } else if (what == 0) {
+                (void)container_txn_write(t, b.id, 0, "x", 1, &e);
+            } else if (what == 1) {
+                (void)container_txn_zero(t, b.id, b.l1_entries - 1, &e);
+            } else if (what == 2) {
+                (void)container_txn_update(t, b.id, "new name", 12345, &e);
+            } else {
+                (void)container_txn_remove(t, b.id, &e);
+            }
+            container_abort(t);
+        }
+    }
+}
+
 static void one_corruption(const struct corruption *k, bool sealed)
 {
     enum outcome expected = sealed ? k->sealed : k->raw;
@@ -388,6 +417,7 @@ static void one_corruption(const struct corruption *k, bool sealed)
         if (r != 0) {
             fail_msg("%s: cannot open for writing: %s", what, e.text);
         }
+        write_to_all(c);
         commit_and_reopen(disk, c, what, expected);
     }
     test_free(before);
@@ -509,7 +539,9 @@ static void right_or_damaged(struct simdisk *disk, bool sealed, const char *what
 
     uint8_t *bytes = simdisk_bytes(disk, &size);
     uint8_t *before = test_malloc(size + 1);
-    memcpy(before, bytes, size);
+    if (size > 0) {
+        memcpy(before, bytes, size);
+    }
     (void)container_check(simdisk_file(disk), NULL, NULL, &report, &e);
     for (unsigned round = 0; round < 3; round++) {
         int r = container_open(simdisk_file(disk), round ? CONTAINER_OPEN_WRITE : 0, &c, &e);
@@ -540,6 +572,7 @@ static void right_or_damaged(struct simdisk *disk, bool sealed, const char *what
             }
         }
         if (round == 1) {
+            write_to_all(c);
             if (test_commit_state(c, "the payload", &e) < 0) {
                 assert_true(e.text[0] != '\0');
             }
