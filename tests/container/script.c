@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The workload of script.h, step by step.
+ */
 #include "tests/container/script.h"
 
 #include <stdio.h>

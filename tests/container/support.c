@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What all tests of the container share (support.h).
+ */
 #include "tests/container/support.h"
 
 #include <stdio.h>

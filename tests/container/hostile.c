@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The container that hostile bytes are put into, and what every test of them
+ * does with it.
+ */
+#include "tests/container/hostile.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+uint64_t seed;
+uint8_t *image;
+uint64_t image_bytes;
+uint64_t digests[N];
+uint64_t at_table, at_state, at_mirror, at_l1[N], at_bits;
+
+uint64_t hostile_digest(struct container *c, uint32_t index, bool *ret_good)
+{
+    struct container_bitmap_info b;
+    uint8_t bits[CLUSTER];
+    uint64_t digest;
+
+    container_bitmap_get(c, index, &b);
+    digest = hash_name(b.name, b.name_bytes) ^ hash_id(b.id) ^ hash_id(b.granularity) ^
+             hash_id(b.sectors);
+    *ret_good = b.damage == NULL;
+    for (uint32_t i = 0; *ret_good && i < b.l1_entries; i++) {
+        enum container_cluster_kind kind;
+        struct error e;
+        memset(bits, 0, sizeof bits);
+        if (container_bitmap_read(c, index, i, bits, &kind, &e) < 0) {
+            assert_true(e.text[0] != '\0');
+            container_bitmap_get(c, index, &b);
+            assert_non_null(b.damage);
+            *ret_good = false;
+        }
+        digest = hash_id(digest ^ crc32c(0, bits, sizeof bits));
+    }
+    return digest;
+}
+
+int hostile_make_image(void **state)
+{
+    struct simdisk *disk = test_container(9, 1);
+    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+    struct container_txn *t;
+    struct error e;
+    uint8_t bits[CLUSTER];
+
+    (void)state;
+    for (unsigned round = 0; round < 2; round++) {
+        OK(container_begin(c, &t, &e), e);
+        for (uint64_t id = 1; id <= N && round == 0; id++) {
+            char name[] = {'d', '/', (char)('a' + id), '\0'};
+            OK(container_txn_add(t, id, name, 512, 4096 * 70, &e), e);
+        }
+        for (uint64_t id = 1; id <= N; id++) {
+            for (uint32_t i = 0; i < 70; i += 23 - round) {
+                test_pattern(bits, sizeof bits, id, i, round);
+                OK(container_txn_write(t, id, i, bits, sizeof bits, &e), e);
+            }
+        }
+        OK(test_commit(t, "the payload", &e), e);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        bool good;
+        digests[i] = hostile_digest(c, i, &good);
+        assert_true(good);
+        at_l1[i] = c->directory.entries[i]->l1_offset;
+    }
+    at_bits = (uint64_t)c->directory.entries[1]->slots[0].where * CLUSTER;
+    at_table = c->header.table_offset;
+    at_state = c->header.private.state_offset;
+    at_mirror = c->header.private.mirror_offset;
+    container_close(c);
+    struct container_check_report report = test_check(disk, true);
+    assert_int_equal(report.corruptions + report.leaks, 0);
+    const uint8_t *bytes = simdisk_bytes(disk, &image_bytes);
+    image = malloc(image_bytes);
+    assert_non_null(image);
+    memcpy(image, bytes, image_bytes);
+    simdisk_free(disk);
+    return 0;
+}
+
+int hostile_free_image(void **state)
+{
+    (void)state;
+    free(image);
+    return 0;
+}
+
+void hostile_seal(uint8_t *b, uint64_t size)
+{
+    if (size < 2048 || load_be32(b + HEADER_BYTES) != EXTENSION_PRIVATE) {
+        return;
+    }
+    uint8_t *x = b + HEADER_BYTES + 8;
+    uint64_t state = load_be64(x + PRIVATE_STATE_OFFSET);
+    uint64_t length = load_be64(x + PRIVATE_STATE_LENGTH);
+    uint64_t table = load_be64(x + PRIVATE_FIELDS + 4);
+    if (state <= size && length <= size - state && length >= STATE_HEADER_BYTES) {
+        uint8_t *s = b + state;
+        uint64_t at = STATE_HEADER_BYTES, entry = table, table_length = 0;
+        memcpy(s + STATE_UUID, x + PRIVATE_UUID, 32);
+        for (uint32_t i = 0; i < load_le32(s + STATE_TABLE_ENTRIES); i++) {
+            if (length - at < STATE_ENTRY_BYTES || entry > size || size - entry < TABLE_NAME) {
+                break;
+            }
+            uint64_t l1 = load_be64(b + entry);
+            uint64_t l1_bytes = UINT64_C(8) * load_be32(b + entry + TABLE_L1_ENTRIES);
+            if (l1 <= size && l1_bytes <= size - l1) {
+                store_le32(s + at + STATE_ENTRY_L1_CRC, crc32c(0, b + l1, l1_bytes));
+            }
+            uint64_t crcs = UINT64_C(4) * load_le32(s + at + STATE_ENTRY_CRCS);
+            if (crcs > length - at - STATE_ENTRY_BYTES) {
+                break;
+            }
+            at += STATE_ENTRY_BYTES + crcs;
+            uint64_t bytes = (TABLE_NAME + (uint64_t)load_be16(b + entry + 24) + 7) & ~UINT64_C(7);
+            table_length += bytes;
+            entry += bytes;
+        }
+        store_le64(s + STATE_TABLE_LENGTH, table_length);
+        if (table <= size && table_length <= size - table) {
+            store_le32(s + STATE_TABLE_CRC, crc32c(0, b + table, table_length));
+        }
+        store_le32(s + STATE_CRC, 0);
+        store_le32(s + STATE_CRC, crc32c(0, s, length));
+    }
+    store_be32(x + PRIVATE_HEADER_CRC, 0);
+    store_be32(x + PRIVATE_CRC, 0);
+    store_be32(x + PRIVATE_CRC, crc32c(0, x, PRIVATE_BYTES));
+    store_be32(x + PRIVATE_HEADER_CRC, crc32c(0, b, 264));
+    memcpy(b + at_mirror, b, 264);
+}
+
+void hostile_write_to_all(struct container *c)
+{
+    struct container_bitmap_info b;
+    struct container_info info;
+    struct container_txn *t;
+    struct error e;
+
+    container_get_info(c, &info);
+    for (uint32_t i = 0; i < info.bitmaps && i < 8; i++) {
+        for (unsigned what = 0; what < 4; what++) {
+            OK(container_begin(c, &t, &e), e);
+            container_bitmap_get(c, i, &b);
+            if (b.id == 0) {
+                (void)container_txn_remove_foreign(t, i, &e);
+            } else if (what == 0) {
+                (void)container_txn_write(t, b.id, 0, "x", 1, &e);
+            } else if (what == 1) {
+                (void)container_txn_zero(t, b.id, b.l1_entries - 1, &e);
+            } else if (what == 2) {
+                (void)container_txn_update(t, b.id, "new name", 12345, &e);
+            } else {
+                (void)container_txn_remove(t, b.id, &e);
+            }
+            container_abort(t);
+        }
+    }
+}
