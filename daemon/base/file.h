@@ -40,7 +40,8 @@ struct file {
     const struct file_ops *ops;
 };
 
-/* What identifies a file across renames: see statx(2).  All zero when the file system tells none. */
+/* What identifies a file across renames: see statx(2).  All zero when the file system tells none.
+ */
 struct file_identity {
     uint64_t inode;
     uint64_t birth_time_ns; /* since the epoch; 0 where unknown */

@@ -22,18 +22,18 @@
 #define CLEANUP_CLOSE     CLEANUP(cleanup_close)
 
 /* The value of a pointer variable, which is NULL afterwards. */
-#define STEAL(pointer)                                                                             \
-    __extension__({                                                                                \
-        __typeof__(pointer) stolen_ = (pointer);                                                   \
-        (pointer) = NULL;                                                                          \
-        stolen_;                                                                                   \
+#define STEAL(pointer)                           \
+    __extension__({                              \
+        __typeof__(pointer) stolen_ = (pointer); \
+        (pointer) = NULL;                        \
+        stolen_;                                 \
     })
 
 /* Defines thing_freep() for CLEANUP() from thing_free(struct thing *). */
-#define DEFINE_CLEANUP(type, function)                                                             \
-    static inline void function##p(type *pointer)                                                  \
-    {                                                                                              \
-        function(*pointer);                                                                        \
+#define DEFINE_CLEANUP(type, function)            \
+    static inline void function##p(type *pointer) \
+    {                                             \
+        function(*pointer);                       \
     }
 
 static inline void cleanup_free(void *pointer)

@@ -10,17 +10,17 @@
  * Unaligned loads and stores.  Big endian is qcow2's order, little endian the
  * wire's and the state blob's.
  */
-#define DEFINE_ENDIAN_ACCESS(bits, order)                                                          \
-    static inline uint##bits##_t load_##order##bits(const void *p)                                 \
-    {                                                                                              \
-        uint##bits##_t v;                                                                          \
-        memcpy(&v, p, sizeof v);                                                                   \
-        return order##bits##toh(v);                                                                \
-    }                                                                                              \
-    static inline void store_##order##bits(void *p, uint##bits##_t v)                              \
-    {                                                                                              \
-        v = hto##order##bits(v);                                                                   \
-        memcpy(p, &v, sizeof v);                                                                   \
+#define DEFINE_ENDIAN_ACCESS(bits, order)                             \
+    static inline uint##bits##_t load_##order##bits(const void *p)    \
+    {                                                                 \
+        uint##bits##_t v;                                             \
+        memcpy(&v, p, sizeof v);                                      \
+        return order##bits##toh(v);                                   \
+    }                                                                 \
+    static inline void store_##order##bits(void *p, uint##bits##_t v) \
+    {                                                                 \
+        v = hto##order##bits(v);                                      \
+        memcpy(p, &v, sizeof v);                                      \
     }
 
 DEFINE_ENDIAN_ACCESS(16, be)

@@ -88,8 +88,7 @@ int name_check(enum name_kind kind, const char *name, size_t length_bytes, struc
     return 0;
 }
 
-int name_split(const char *full, size_t length_bytes, size_t *ret_drive_bytes,
-               struct error *error)
+int name_split(const char *full, size_t length_bytes, size_t *ret_drive_bytes, struct error *error)
 {
     const char *slash = length_bytes ? memrchr(full, '/', length_bytes) : NULL;
     if (!slash) {

@@ -24,7 +24,6 @@ int name_check(enum name_kind kind, const char *name, size_t length_bytes, struc
  * Splits "DRIVE/NAME" at its last '/' and checks both parts.  Stores the
  * length of the drive's part; the bitmap's name begins one byte after it.
  */
-int name_split(const char *full, size_t length_bytes, size_t *ret_drive_bytes,
-               struct error *error);
+int name_split(const char *full, size_t length_bytes, size_t *ret_drive_bytes, struct error *error);
 
 #endif
