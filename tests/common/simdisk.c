@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,9 @@ uint64_t simdisk_seed(void)
     uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
 
     printf("BITMAPD_TEST_SEED=%" PRIu64 "\n", seed);
+    /* Thousands of disks come and go: keep their memory instead of mapping it anew each time. */
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 25);
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 29);
     return seed;
 }
 

@@ -117,7 +117,9 @@ static void every_cluster_size(void **state)
         uint64_t per_cluster = UINT64_C(8) << bits;
         one_geometry(bits, 1, 512);
         one_geometry(bits, 13, 65536);
-        one_geometry(bits, per_cluster, 512);
+        if (bits <= 16) { /* the larger ones are slow to copy, and no different */
+            one_geometry(bits, per_cluster, 512);
+        }
         one_geometry(bits, per_cluster + 1, 4096);
         if (bits <= 12) { /* an L1 table of one cluster, and one of more */
             uint64_t per_table = per_cluster * ((UINT64_C(1) << bits) / 8);
