@@ -181,10 +181,28 @@ static int load_bits(struct container *container, uint32_t index, struct drive_b
     return 0;
 }
 
-static int load_bitmap(struct container *container, struct drive_bitmap *bitmap, uint8_t *buffer,
-                       uint64_t sequence)
+/*
+ * A bitmap whose entry cannot be used as a whole gets a new entry under a new
+ * id; the first commit removes the old one.
+ */
+static void replace_entry(struct model *model, struct drive_bitmap *bitmap, uint32_t index,
+                          uint64_t sequence)
+{
+    struct drive *drive = bitmap->drive;
+
+    model->replaced[model->replaced_count++] =
+        (struct replaced_entry){.index = index, .id = bitmap->id};
+    model_unlink_bitmap(model, bitmap);
+    bitmap->id = model->next_id++;
+    model_link_bitmap(model, drive, bitmap);
+    bitmap_set_all(bitmap->bits, sequence);
+}
+
+static int load_bitmap(struct model *model, struct container *container,
+                       struct drive_bitmap *bitmap, uint8_t *buffer, uint64_t sequence)
 {
     struct container_bitmap_info entry;
+    char name[BITMAP_FULL_NAME_BYTES];
     uint32_t index;
 
     if (container_bitmap_find(container, bitmap->id, &index) < 0) {
@@ -193,24 +211,21 @@ static int load_bitmap(struct container *container, struct drive_bitmap *bitmap,
         return 0;
     }
     container_bitmap_get(container, index, &entry);
-    char name[BITMAP_FULL_NAME_BYTES];
     drive_bitmap_full_name(bitmap, name);
-    bitmap->stored = true;
-    bitmap->committed = sequence - 1;
     if (entry.damage) {
         log_warning("bitmap %s: %s", name, entry.damage);
-        bitmap->rewrite = true;
-        bitmap_set_all(bitmap->bits, sequence);
         unknown(bitmap, sequence, "damaged in the container: %s", entry.damage);
+        replace_entry(model, bitmap, index, sequence);
         return 0;
     }
     if (strcmp(entry.name, name) != 0 || entry.granularity != bitmap_granularity(bitmap->bits) ||
         entry.sectors != (bitmap->drive->size + 511) / 512) {
-        bitmap->rewrite = true;
-        bitmap_set_all(bitmap->bits, sequence);
         unknown(bitmap, sequence, "its entry in the container's table does not fit its state");
+        replace_entry(model, bitmap, index, sequence);
         return 0;
     }
+    bitmap->stored = true;
+    bitmap->committed = sequence - 1;
     return load_bits(container, index, bitmap, buffer, sequence);
 }
 
@@ -253,12 +268,13 @@ static int load(struct model *model, struct container *container, const struct c
     CLEANUP_FREE uint8_t *buffer = malloc(info->cluster_size);
     int r = buffer ? sort_entries(model, container, info) : -ENOMEM;
 
-    struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
-    {
-        if (r == 0) {
-            r = load_bitmap(container, bitmap, buffer, sequence);
-        }
+    /* Those that get a new id on the way are behind this one. */
+    uint64_t end = model->next_id;
+    struct drive_bitmap *bitmap = model_bitmap_after(model, 0);
+    while (r == 0 && bitmap && bitmap->id < end) {
+        uint64_t id = bitmap->id;
+        r = load_bitmap(model, container, bitmap, buffer, sequence);
+        bitmap = model_bitmap_after(model, id);
     }
     return r < 0 ? error_set_errno(error, r, "cannot load the bitmaps") : 0;
 }
