@@ -88,7 +88,6 @@ int container_check(struct file *file,
     CLEANUP(container_unloadp) struct container *c = NULL;
     CLEANUP_FREE uint8_t *buffer = NULL;
     struct load_sink sink = {.found = found, .opaque = opaque};
-    struct error why;
     uint64_t file_bytes;
     int r;
 
@@ -96,24 +95,20 @@ int container_check(struct file *file,
     if (r < 0) {
         return error_set_errno(error, r, "cannot tell the container's size");
     }
-    r = container_load(file, &sink, &c, &why);
-    if (r == -EBADMSG) {
-        /* So bad that there is nothing to go on with. */
-        sink_report(&sink, true, 1, "%s", why.text);
-    } else if (r < 0) {
-        return error_set(error, r, "%s", why.text);
+    /* Everything but an unreadable header is a finding. */
+    r = container_load(file, &sink, &c, error);
+    if (r < 0) {
+        return r;
     }
-    if (c) {
-        buffer = malloc(cluster_bytes(c));
-        r = buffer ? check_mirror(c, &sink, file_bytes, error)
-                   : error_set_errno(error, -ENOMEM, "cannot check the container");
-        for (uint32_t i = 0; i < c->directory.n && r == 0; i++) {
-            check_entry(c, &sink, c->directory.entries[i]);
-            r = check_bits(c, &sink, c->directory.entries[i], buffer, error);
-        }
-        if (r < 0) {
-            return r;
-        }
+    buffer = malloc(cluster_bytes(c));
+    r = buffer ? check_mirror(c, &sink, file_bytes, error)
+               : error_set_errno(error, -ENOMEM, "cannot check the container");
+    for (uint32_t i = 0; i < c->directory.n && r == 0; i++) {
+        check_entry(c, &sink, c->directory.entries[i]);
+        r = check_bits(c, &sink, c->directory.entries[i], buffer, error);
+    }
+    if (r < 0) {
+        return r;
     }
     *ret = (struct container_check_report){
         .corruptions = sink.corruptions,

@@ -240,7 +240,7 @@ struct container_check_report {
  * expected.  -ENOTSUP: the image has a disk of its own or snapshots, whose
  * clusters this version does not follow.
  * Needs no container that opens: takes the file itself, never writes.
- * < 0: could not check.
+ * < 0: could not check; -EBADMSG when the header cannot be understood at all.
  */
 int container_check(struct file *file,
                     void (*found)(void *opaque, bool corruption, const char *text), void *opaque,

@@ -170,11 +170,17 @@ static void show_finding(void *opaque, bool corruption, const char *text)
 
 struct container_check_report test_check(struct simdisk *disk, bool show)
 {
-    struct container_check_report report;
+    struct container_check_report report = {0};
     struct error error;
     uint64_t changes = simdisk_changes(disk);
 
-    OK(container_check(simdisk_file(disk), show_finding, &show, &report, &error), error);
+    int r = container_check(simdisk_file(disk), show_finding, &show, &report, &error);
+    if (r == -EBADMSG) {
+        /* A header that cannot be read leaves nothing to count. */
+        report.corruptions = 1;
+    } else {
+        OK(r, error);
+    }
     assert_int_equal(simdisk_changes(disk), changes);
     return report;
 }
