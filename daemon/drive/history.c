@@ -106,7 +106,7 @@ static void batch_done(struct work *work)
     if (batch->r < 0) {
         history->dropped += batch->count;
         if (!history->failing) {
-            log_warning("catalog %s: %s; history is not kept", history->path, batch->error.text);
+            log_warning("%s; history is not kept", batch->error.text);
         }
     } else if (history->failing) {
         log_notice("catalog %s works again; %llu events were dropped", history->path,
