@@ -28,6 +28,7 @@ struct prepared {
     uint32_t resized_count;
     struct request_result *request;
 
+    bool gap;               /* that a bitmap which does not record begins with */
     enum validity validity; /* that the new bits bring with them */
     char reason[MODEL_REASON_BYTES_MAX + 1];
 };

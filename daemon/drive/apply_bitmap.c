@@ -4,8 +4,10 @@
  *
  * Whatever starts or restarts recording (create, enable, clear) begins with
  * the unsettled ranges of the drive's writers set: they stay a subset of every
- * recording bitmap.  Validity only ever gets worse here, but for clearing
- * everything, which restarts an exact history.
+ * recording bitmap.  They are also a subset of every disabled one without a
+ * gap, since that one vouches, once it is enabled, for the time it was off:
+ * a write may happen then whose mark came before.  Validity only ever gets
+ * worse here, but for clearing everything, which restarts an exact history.
  */
 #include "daemon/drive/apply.h"
 
@@ -43,6 +45,20 @@ static int carry(const struct drive *drive, const struct bitmap *base, uint64_t 
     return 0;
 }
 
+/*
+ * The same for a bitmap that does not record.  What is not known is its gap
+ * rather than carried whole: nothing is missed unless it is enabled.
+ */
+static int carry_disabled(const struct drive *drive, uint64_t sequence, struct prepared *prepared,
+                          struct error *error)
+{
+    if (drive_has_unaccounted(drive)) {
+        prepared->gap = true;
+        return 0;
+    }
+    return carry(drive, NULL, sequence, prepared, error);
+}
+
 int prepare_bitmap_create(struct model *model, struct record *record, struct prepared *prepared,
                           struct error *error)
 {
@@ -76,11 +92,10 @@ int prepare_bitmap_create(struct model *model, struct record *record, struct pre
     if (r < 0) {
         return record_no_memory(error);
     }
-    if (!record->disabled) {
-        r = carry(drive, pick_base(drive), record->sequence, prepared, error);
-        if (r < 0) {
-            return r;
-        }
+    r = record->disabled ? carry_disabled(drive, record->sequence, prepared, error)
+                         : carry(drive, pick_base(drive), record->sequence, prepared, error);
+    if (r < 0) {
+        return r;
     }
     record->bitmap = model->next_id;
     r = drive_bitmap_new(record->bitmap, record->name, prepared->bits, &prepared->new_bitmap);
@@ -96,6 +111,7 @@ void apply_bitmap_create(struct model *model, const struct record *record,
 {
     struct drive_bitmap *bitmap = STEAL(prepared->new_bitmap);
     bitmap->recording = !record->disabled;
+    bitmap->gap = prepared->gap;
     bitmap->changed = record->sequence;
     drive_bitmap_set_validity(bitmap, prepared->validity, "%s", prepared->reason);
     model_link_bitmap(model, prepared->drive, bitmap);
@@ -222,16 +238,25 @@ void apply_bits(struct model *model, const struct record *record, struct prepare
         drive_bitmap_set_validity(prepared->bitmap, prepared->validity, "%s", prepared->reason);
         prepared->bitmap->changed = record->sequence;
     }
+    if (prepared->gap) {
+        drive_bitmap_set_recording(prepared->bitmap, false, true);
+        prepared->bitmap->changed = record->sequence;
+    }
 }
 
 int prepare_bitmap_clear(struct model *model, struct record *record, struct prepared *prepared,
                          struct error *error)
 {
     int r = change_ranges(model, record, prepared, bitmap_clear, error);
-    if (r == 0 && prepared->bitmap->recording) {
-        r = carry(prepared->drive, prepared->bitmap->bits, record->sequence, prepared, error);
+    if (r < 0) {
+        return r;
     }
-    return r;
+    if (prepared->bitmap->recording) {
+        return carry(prepared->drive, prepared->bitmap->bits, record->sequence, prepared, error);
+    }
+    return prepared->bitmap->gap
+               ? 0
+               : carry_disabled(prepared->drive, record->sequence, prepared, error);
 }
 
 int prepare_bitmap_clear_all(struct model *model, struct record *record, struct prepared *prepared,
@@ -246,7 +271,7 @@ int prepare_bitmap_clear_all(struct model *model, struct record *record, struct 
     }
     bitmap_clear_all(prepared->bits, record->sequence);
     if (!prepared->bitmap->recording) {
-        return 0;
+        return carry_disabled(prepared->drive, record->sequence, prepared, error);
     }
     /* The bits of an unknown bitmap vouch for nothing: carrying them whole is carrying all. */
     const struct bitmap *base =
@@ -261,7 +286,7 @@ void apply_bitmap_clear_all(struct model *model, const struct record *record,
     struct drive_bitmap *bitmap = prepared->bitmap;
     swap_bits(prepared);
     drive_bitmap_set_validity(bitmap, prepared->validity, "%s", prepared->reason);
-    drive_bitmap_set_recording(bitmap, bitmap->recording, false);
+    drive_bitmap_set_recording(bitmap, bitmap->recording, prepared->gap);
     bitmap->changed = record->sequence;
 }
 
@@ -274,6 +299,12 @@ int prepare_bitmap_merge(struct model *model, struct record *record, struct prep
     }
     if (record->sources_count == 0) {
         return error_set(error, -EINVAL, "no source is given");
+    }
+    if (record->sources_count > prepared->drive->bitmaps_count) {
+        /* Each costs a pass over its bits. */
+        return error_set(error, -EINVAL, "%u sources are given, drive '%s' has %u bitmaps",
+                         record->sources_count, prepared->drive->name,
+                         prepared->drive->bitmaps_count);
     }
     r = copy_bits(prepared, error);
     for (uint32_t i = 0; r == 0 && i < record->sources_count; i++) {

@@ -120,6 +120,7 @@ void drive_bitmap_mark(struct drive_bitmap *bitmap, struct range range, uint64_t
 struct unsettled_mark {
     uint64_t id;
     struct range range; /* length 0: settled */
+    uint32_t next;      /* of a settled one: all before this index are settled too */
 };
 
 struct writer {

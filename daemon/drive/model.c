@@ -387,8 +387,26 @@ const char *model_degraded_reason(const struct model *model)
     return writeback_degraded_reason(model->writeback);
 }
 
+/* The sums look at every chunk, so they are not made anew for each who asks. */
+static void sum_up(struct model *model)
+{
+    uint64_t now_ms = uv_hrtime() / 1000000;
+    if (now_ms < model->sums_until_ms) {
+        return;
+    }
+    model->sums_until_ms = now_ms + SUMS_MS;
+    model->dirty_memory_bytes = writeback_changed_bytes(model->writeback);
+    model->memory_bytes = 0;
+    struct drive_bitmap *bitmap;
+    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
+    {
+        model->memory_bytes += bitmap_memory_bytes(bitmap->bits);
+    }
+}
+
 void model_get_status(struct model *model, struct model_status *ret)
 {
+    sum_up(model);
     *ret = (struct model_status){
         .container_path = model->container_path,
         .sequence = model->sequence,
@@ -398,13 +416,10 @@ void model_get_status(struct model *model, struct model_status *ret)
         .container_uuid = model_container_uuid(model),
         .degraded_reason = model_degraded_reason(model),
         .start_report = model->start_report,
+        .unknown_bitmaps = model->unknown_count,
+        .memory_bytes = model->memory_bytes,
+        .dirty_memory_bytes = model->dirty_memory_bytes,
     };
-    struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
-    {
-        ret->unknown_bitmaps += bitmap->validity == VALIDITY_UNKNOWN;
-        ret->memory_bytes += bitmap_memory_bytes(bitmap->bits);
-    }
     writeback_get_status(model->writeback, ret);
 }
 

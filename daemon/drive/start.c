@@ -28,6 +28,9 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* More than can be used up between two commits. */
+#define NUMBERS_SKIPPED (UINT64_C(1) << 32)
+
 static int read_boot_id(struct uuid *ret)
 {
     CLEANUP_CLOSE int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
@@ -59,6 +62,18 @@ static int read_boot_id(struct uuid *ret)
 }
 
 /* ---- Step 1: the file ---- */
+
+/* Renames, but never over the container of a daemon that was started at the same time. */
+static int rename_new(const char *from, const char *to)
+{
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) {
+        return 0;
+    }
+    if (errno != EINVAL && errno != ENOSYS) {
+        return -errno;
+    }
+    return rename(from, to) < 0 ? -errno : 0; /* the filesystem cannot tell */
+}
 
 /*
  * Makes an empty container under a temporary name and renames it, so that a
@@ -93,8 +108,8 @@ static int create_container(const struct model *model, struct error *error)
     if (r == 0) {
         r = container_format(file, &options, error);
     }
-    if (r == 0 && rename(temporary, path) < 0) {
-        r = error_set_errno(error, -errno, "cannot rename '%s' to '%s'", temporary, path);
+    if (r == 0 && (r = rename_new(temporary, path)) < 0) {
+        error_set_errno(error, r, "cannot rename '%s' to '%s'", temporary, path);
     }
     if (r < 0) {
         (void)unlink(temporary);
@@ -419,6 +434,11 @@ static int take_container(struct model *model, struct container *container,
         return r;
     }
 
+    if (!info.clean || !identity_equal(&info.identity, identity)) {
+        /* What was numbered after this commit is lost here, but clients may remember it. */
+        model->sequence += NUMBERS_SKIPPED;
+        model->next_id += NUMBERS_SKIPPED;
+    }
     uint64_t sequence = model->sequence + 1;
     r = load(model, container, &info, sequence, error);
     if (r < 0) {

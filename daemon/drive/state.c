@@ -352,8 +352,8 @@ int state_decode(struct model *model, const uint8_t *payload, size_t bytes, stru
                          STATE_VERSION);
     }
     model->next_id = get_u64(&decoder);
-    if (model->next_id == 0) {
-        return broken(&decoder, error, "the next id is 0");
+    if (model->next_id == 0 || model->next_id >= UINT64_MAX / 2) {
+        return broken(&decoder, error, "the next id is out of range");
     }
     int r = 0;
     uint32_t drives = get_u32(&decoder);

@@ -125,7 +125,8 @@ static void tick_arm(struct writeback *writeback)
 {
     struct model *model = writeback->model;
 
-    if (writeback->closing || (writeback->started && writeback->applied_seq == model->sequence)) {
+    if (writeback->closing ||
+        (writeback->started && !writeback->degraded && writeback->applied_seq == model->sequence)) {
         (void)uv_timer_stop(&writeback->tick);
     } else if (!uv_is_active((uv_handle_t *)&writeback->tick)) {
         uint64_t interval_ms = model->settings.flush_interval_ns / 1000000;
@@ -319,13 +320,13 @@ int writeback_now(struct writeback *writeback, struct error *error)
 
     int r = take(writeback, false, &job);
     if (r < 0) {
-        error_set_errno(&job->error, r, "cannot prepare a write-back");
+        error_set_errno(error, r, "cannot prepare a write-back");
     } else {
         writeback_job_run(&job->work);
         r = job->r;
+        *error = job->error;
     }
     if (r < 0) {
-        *error = job->error;
         degrade(writeback, error->text);
         tick_arm(writeback);
         return r;

@@ -185,6 +185,12 @@ int writer_detach(struct model *model, struct writer *writer, const char *peer,
         return error_set(error, -EBUSY, "writer '%s' of drive '%s' has %u unsettled marks",
                          writer->token, writer->drive->name, unsettled);
     }
+    if (writer->unaccounted) {
+        return error_set(error, -EBUSY,
+                         "writer '%s' of drive '%s' may have unsettled marks from before it was "
+                         "lost, and has not resumed",
+                         writer->token, writer->drive->name);
+    }
     return commit_about(model, RECORD_DETACH, writer, peer, ret_sequence, error);
 }
 
@@ -375,14 +381,20 @@ int writer_settle(struct writer *writer, uint64_t first_id, uint64_t count, stru
                          (unsigned long long)count, (unsigned long long)first_id);
     }
     uint64_t last_id = first_id + (count - 1);
-    for (uint32_t i = find_mark(writer, first_id); i < writer->count; i++) {
-        if (writer->marks[i].id > last_id) {
-            break;
-        }
-        if (writer->marks[i].range.length != 0) {
-            writer->marks[i].range.length = 0;
+    struct unsettled_mark *marks = writer->marks;
+    uint32_t first = find_mark(writer, first_id), end = first;
+    while (end < writer->count && marks[end].id <= last_id) {
+        if (marks[end].range.length != 0) {
+            marks[end].range.length = 0;
+            marks[end].next = end + 1;
             writer->settled++;
         }
+        end = marks[end].next;
+    }
+    /* Whoever settles the same again gets over it in one step. */
+    for (uint32_t i = first, next; i < end; i = next) {
+        next = marks[i].next;
+        marks[i].next = end;
     }
     while (writer->head < writer->count && writer->marks[writer->head].range.length == 0) {
         writer->head++;

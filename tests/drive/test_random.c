@@ -4,11 +4,12 @@
  * between, against a naive model of the promise:
  *
  *   must   granules that have to be dirty: marked and not cleared since, or
- *          unsettled when the recording began or began anew
+ *          unsettled when the bitmap began or began anew
  *   may    granules that an exact bitmap can have dirty at all
  *
  * must ⊆ map holds always; map ⊆ may while the bitmap says that it is exact;
- * and unsettled ranges are a subset of every recording bitmap's map.
+ * and unsettled ranges are a subset of the map of every bitmap that records or
+ * has no gap.
  */
 #include "tests/drive/harness.h"
 
@@ -34,6 +35,7 @@ struct shadow_bitmap {
 struct shadow_writer {
     struct writer *writer; /* NULL: not connected */
     bool attached;         /* the daemon knows the token */
+    bool unaccounted;      /* the daemon has forgotten what it had not settled */
     uint64_t next_id;
     struct {
         uint64_t id; /* 0: free */
@@ -92,6 +94,20 @@ static void carry(const struct shadow_drive *drive, struct shadow_bitmap *bitmap
     }
 }
 
+/* A disabled bitmap begins with them too, or, when they are not known, with a gap. */
+static void carry_disabled(const struct shadow_drive *drive, struct shadow_bitmap *bitmap)
+{
+    bool unaccounted = false;
+    for (size_t w = 0; w < WRITERS; w++) {
+        unaccounted |= drive->writers[w].unaccounted;
+    }
+    if (unaccounted) {
+        bitmap->gap = true;
+    } else {
+        carry(drive, bitmap);
+    }
+}
+
 static void shadow_mark(struct shadow_drive *drive, struct range range)
 {
     for (size_t b = 0; b < BITMAPS; b++) {
@@ -135,7 +151,7 @@ static void check(void)
                              (unsigned long long)i);
                 }
             }
-            for (size_t w = 0; shadow->recording && w < WRITERS; w++) {
+            for (size_t w = 0; !shadow->gap && w < WRITERS; w++) {
                 for (size_t m = 0; m < MARKS; m++) {
                     struct range range = drive->writers[w].marks[m].range;
                     if (drive->writers[w].marks[m].id) {
@@ -202,6 +218,7 @@ static void forget_old(struct shadow_writer *shadow)
             shadow->marks[m].id = 0;
         }
     }
+    shadow->unaccounted = false;
 }
 
 static void do_writer(struct shadow_drive *drive)
@@ -258,6 +275,8 @@ static void do_bitmap(struct shadow_drive *drive)
         harness_add_bitmap(&harness, name, shadow->granularity, !shadow->recording);
         if (shadow->recording) {
             carry(drive, shadow);
+        } else {
+            carry_disabled(drive, shadow);
         }
         return;
     }
@@ -288,6 +307,8 @@ static void do_bitmap(struct shadow_drive *drive)
         shadow->unknown = shadow->gap = false;
         if (shadow->recording) {
             carry(drive, shadow);
+        } else {
+            carry_disabled(drive, shadow);
         }
         break;
     case 4: {
@@ -343,6 +364,8 @@ static void do_bitmap(struct shadow_drive *drive)
         }
         if (shadow->recording) {
             carry(drive, shadow);
+        } else if (!shadow->gap) {
+            carry_disabled(drive, shadow);
         }
         break;
     }
@@ -377,6 +400,9 @@ static void do_restart(void)
         for (size_t w = 0; w < WRITERS; w++) {
             if (drives[d].writers[w].writer) {
                 connection_ends(&drives[d].writers[w]);
+            }
+            for (size_t m = 0; m < MARKS; m++) {
+                drives[d].writers[w].unaccounted |= drives[d].writers[w].marks[m].id != 0;
             }
         }
     }

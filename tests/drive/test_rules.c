@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define KIB UINT64_C(1024)
@@ -170,6 +171,12 @@ static void merges_take_the_worst_validity(void **state)
                            .sources_count = 2};
     assert_int_equal(model_commit(harness->model, &merge, &harness->error), -EINVAL);
     assert_int_equal(drive_bitmap_dirty_bytes(target), 0); /* untouched */
+    /* Each source costs a pass: there are no more than the drive has bitmaps. */
+    uint64_t many[4] = {sources[0], sources[0], sources[0], sources[0]};
+    merge.sources = many;
+    merge.sources_count = 4;
+    assert_int_equal(model_commit(harness->model, &merge, &harness->error), -EINVAL);
+    merge.sources = sources;
     merge.sources_count = 1;
     assert_int_equal(harness_commit(harness, &merge), 0);
     assert_int_equal(drive_bitmap_dirty_bytes(target), 4096);
@@ -294,7 +301,6 @@ static void clears_and_creates_carry_unsettled_marks(void **state)
         assert_true(harness_is_dirty(harness, name, 8192));
         assert_int_equal(harness_bitmap(harness, name)->validity, VALIDITY_EXACT);
     }
-    assert_false(harness_is_dirty(harness, "d/off", 0));
     assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_ENABLE, "d/off"), 0);
     assert_true(harness_is_dirty(harness, "d/off", 0));
     assert_int_equal(harness_clear(harness, "d/a", 0, MIB), 0);
@@ -306,6 +312,110 @@ static void clears_and_creates_carry_unsettled_marks(void **state)
     assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(harness, "d/a")), 0);
     uint64_t sequence;
     assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
+}
+
+/* A write that was marked before may happen while a bitmap is off, which notes no gap then. */
+static void disabled_bitmaps_keep_unsettled_marks(void **state)
+{
+    struct harness *harness = *state;
+    static const char *const names[] = {"d/all", "d/part", "d/new"};
+    harness_add_bitmap(harness, "d/all", 512, false);
+    harness_add_bitmap(harness, "d/part", 512, false);
+    struct writer *writer = attach(harness, "w", NULL);
+    assert_int_equal(mark(harness, writer, 1, 4096, 512), 0);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_DISABLE, "d/all"), 0);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_DISABLE, "d/part"), 0);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/all"), 0);
+    assert_int_equal(harness_clear(harness, "d/part", 0, MIB), 0);
+    harness_add_bitmap(harness, "d/new", 512, true);
+    assert_int_equal(writer_settle(writer, 1, 1, &harness->error), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_ENABLE, names[i]), 0);
+        assert_int_equal(harness_bitmap(harness, names[i])->validity, VALIDITY_EXACT);
+        assert_true(harness_is_dirty(harness, names[i], 4096));
+        assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(harness, names[i])), 512);
+    }
+
+    /* Ranges that are not known any more are a gap. */
+    assert_int_equal(mark(harness, writer, 2, 8192, 512), 0);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_DISABLE, "d/all"), 0);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_DISABLE, "d/part"), 0);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_DELETE, "d/new"), 0);
+    writer_lost(harness->model, writer);
+    assert_int_equal(harness_close(harness), 0);
+    harness_open(harness);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/all"), 0);
+    assert_int_equal(harness_clear(harness, "d/part", 0, MIB), 0);
+    harness_add_bitmap(harness, "d/new", 512, true);
+    uint64_t sequence;
+    bool resuming;
+    writer = attach(harness, "w", &resuming);
+    assert_true(resuming);
+    assert_int_equal(writer_resume(harness->model, writer, NULL, &sequence, &harness->error), 0);
+    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(harness, names[i])), 0);
+        assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_ENABLE, names[i]), 0);
+        assert_int_equal(harness_bitmap(harness, names[i])->validity, VALIDITY_UNKNOWN);
+    }
+}
+
+static void a_detach_is_no_resume(void **state)
+{
+    struct harness *harness = *state;
+    harness_add_bitmap(harness, "d/a", 512, false);
+    struct writer *writer = attach(harness, "w", NULL);
+    assert_int_equal(mark(harness, writer, 1, 4096, 512), 0);
+    writer_lost(harness->model, writer);
+    assert_int_equal(harness_close(harness), 0);
+    harness_open(harness);
+    writer = attach(harness, "w", NULL);
+    uint64_t sequence;
+    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error),
+                     -EBUSY);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
+    assert_true(harness_is_dirty(harness, "d/a", 4096));
+    assert_int_equal(writer_resume(harness->model, writer, NULL, &sequence, &harness->error), 0);
+    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
+}
+
+static void settles_of_any_ids_in_any_order(void **state)
+{
+    enum {
+        IDS = 300
+    };
+    struct harness *harness = *state;
+    const char *given = getenv("BITMAPD_TEST_SEED");
+    unsigned seed = given ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL);
+    print_message("BITMAPD_TEST_SEED=%u\n", seed);
+    harness_add_bitmap(harness, "d/a", 512, false);
+    struct writer *writer = attach(harness, "w", NULL);
+    bool expected[2 * IDS] = {false};
+    uint64_t next = 1;
+
+    for (int step = 0; step < 2000; step++) {
+        if (next < 2 * IDS - 1 && rand_r(&seed) % 3 == 0) {
+            next += (unsigned)rand_r(&seed) % 2; /* ids may be left out */
+            assert_int_equal(mark(harness, writer, next, next * 512, 512), 0);
+            expected[next++] = true;
+        } else {
+            uint64_t first = 1 + (unsigned)rand_r(&seed) % (2 * IDS);
+            uint64_t count = 1 + (unsigned)rand_r(&seed) % (rand_r(&seed) % 20 ? 4 : IDS);
+            assert_int_equal(writer_settle(writer, first, count, &harness->error), 0);
+            for (uint64_t id = first; id < first + count && id < 2 * IDS; id++) {
+                expected[id] = false;
+            }
+        }
+        uint64_t count = 0;
+        for (size_t id = 0; id < 2 * IDS; id++) {
+            count += expected[id];
+        }
+        assert_int_equal(unsettled(harness), count);
+    }
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
+    for (uint64_t id = 0; id < 2 * IDS; id++) {
+        assert_int_equal(harness_is_dirty(harness, "d/a", id * 512), expected[id]);
+    }
 }
 
 static void lost_writers_are_carried_until_they_resume(void **state)
@@ -501,6 +611,25 @@ static void a_full_container_degrades_and_recovers(void **state)
     assert_false(harness_is_dirty(harness, "d/a", 512));
 }
 
+static void status_tells_what_is_not_written_back(void **state)
+{
+    struct harness *harness = *state;
+    struct model_status status;
+    harness_add_bitmap(harness, "d/a", 512, false);
+    harness_mark(harness, "d", 0, 512);
+    model_get_status(harness->model, &status);
+    assert_int_equal(status.dirty_memory_bytes, 256);
+    assert_true(status.memory_bytes >= 256);
+    /* The sums may lag a little. */
+    assert_int_equal(harness_wait(harness, model_sequence(harness->model)), 0);
+    for (int i = 0; i < 100 && status.dirty_memory_bytes; i++) {
+        (void)usleep(50000);
+        model_get_status(harness->model, &status);
+    }
+    assert_int_equal(status.dirty_memory_bytes, 0);
+    assert_int_equal(status.applied_seq, status.sequence);
+}
+
 static void limits_hold(void **state)
 {
     struct harness *harness = *state;
@@ -534,6 +663,9 @@ int main(void)
         RULE(names_can_be_exchanged),
         RULE(grown_parts_are_dirty),
         RULE(clears_and_creates_carry_unsettled_marks),
+        RULE(disabled_bitmaps_keep_unsettled_marks),
+        RULE(a_detach_is_no_resume),
+        RULE(settles_of_any_ids_in_any_order),
         RULE(lost_writers_are_carried_until_they_resume),
         RULE(a_writer_that_owes_nothing_leaves_no_trace),
         RULE(fenced_writers_are_refused),
@@ -541,6 +673,7 @@ int main(void)
         RULE(repeats_are_known_across_restarts),
         RULE(what_is_dirty_already_is_no_record),
         RULE(a_full_container_degrades_and_recovers),
+        RULE(status_tells_what_is_not_written_back),
         RULE(limits_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -182,6 +183,39 @@ static void copied_container_is_not_believed(void **state)
     harness_deinit(&harness);
 }
 
+static uint64_t *lost_numbers; /* shared with the child: last id, last sequence */
+
+static void number_things(struct harness *harness)
+{
+    harness_add_drive(harness, "kept", MIB);
+    struct record add = {.type = RECORD_DRIVE_ADD,
+                         .name = text_of("lost"),
+                         .size = MIB,
+                         .granularity = 512,
+                         .durability = DURABILITY_POWER_LOSS};
+    assert_int_equal(model_commit(harness->model, &add, &harness->error), 0);
+    lost_numbers[0] = add.drive;
+    lost_numbers[1] = add.sequence;
+}
+
+/* A client that remembers a drive which a crash undid must not meet another one in its place. */
+static void numbers_are_not_used_again_after_a_crash(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    lost_numbers = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(lost_numbers != MAP_FAILED);
+    harness_crash_after(&harness, number_things);
+    harness_open(&harness);
+    assert_null(model_drive_by_name(harness.model, text_of("lost"), NULL));
+    assert_true(harness_add_drive(&harness, "other", MIB) > lost_numbers[0]);
+    assert_null(model_drive_by_id(harness.model, lost_numbers[0]));
+    assert_true(model_sequence(harness.model) > lost_numbers[1]);
+    assert_int_equal(munmap(lost_numbers, 4096), 0);
+    harness_deinit(&harness);
+}
+
 static void distrust_makes_all_unknown(void **state)
 {
     (void)state;
@@ -310,6 +344,7 @@ int main(void)
         cmocka_unit_test(crash_makes_recording_bitmaps_unknown),
         cmocka_unit_test(crash_after_a_flush_still_doubts),
         cmocka_unit_test(crash_leaves_writers_unaccounted),
+        cmocka_unit_test(numbers_are_not_used_again_after_a_crash),
         cmocka_unit_test(copied_container_is_not_believed),
         cmocka_unit_test(distrust_makes_all_unknown),
         cmocka_unit_test(second_daemon_is_refused),
