@@ -108,6 +108,13 @@ static void commit_add(struct pending *pending, struct record *record, const str
 
     memcpy(record->request.bytes, id->bytes, sizeof record->request.bytes);
     record->peer = pending->session->peer;
+    /* While the path was looked at, the same request may have been done for another connection. */
+    const struct request_result *before =
+        model_request_find(pending->server->model, &record->request);
+    if (before && before->type == record->type) {
+        pending_wait(pending, record_level(before->type), before->sequence, before->object);
+        return;
+    }
     int r = model_commit(pending->server->model, record, &error);
     if (r < 0) {
         pending_finish(pending, r, &error);

@@ -161,7 +161,8 @@ static bool reap_holder(struct server *server, uint64_t drive, const char *token
     TAILQ_FOREACH (session, &server->sessions, entry) {
         struct session_writer *entry;
         TAILQ_FOREACH (entry, &session->writers, entry) {
-            if (entry->drive == drive && entry->attached && strcmp(entry->token, token) == 0) {
+            if (entry->drive == drive && entry->attached && !writer_is_fenced(entry->writer) &&
+                strcmp(entry->token, token) == 0) {
                 struct pollfd pollfd = {.fd = session->fd, .events = POLLRDHUP};
                 if (poll(&pollfd, 1, 0) == 1 &&
                     (pollfd.revents & (POLLRDHUP | POLLHUP | POLLERR))) {

@@ -23,6 +23,7 @@
 #define LIST_STEP_ITEMS     64u   /* looked at in one step of a list */
 #define RANGES_MAX          (FRAME_BYTES_MAX / WIRE_RANGE_BYTES)
 #define LISTEN_BACKLOG      128
+#define ACCEPT_REST_MS      1000u /* without descriptors for more clients */
 
 TAILQ_HEAD(session_list, session);
 TAILQ_HEAD(pending_list, pending);
@@ -40,8 +41,8 @@ struct server {
     int fd; /* listening, -1: not */
     uv_poll_t listener;
     bool listener_open;
-    bool paused; /* out of descriptors: the listener rests until a session ends */
-    char *path;  /* of a socket of our own making, or NULL */
+    uv_timer_t rest; /* of the listener, while descriptors are out */
+    char *path;      /* of a socket of our own making, or NULL */
 
     struct session_list sessions;
     uint32_t sessions_count;
@@ -53,8 +54,8 @@ struct server {
     struct pending_list spare_pending;
     uint32_t spare_count;
 
-    int handles;      /* of the server itself, not yet closed */
-    uint32_t orphans; /* pending answers whose session has ended, but not the work for them */
+    int handles;                 /* of the server itself, not yet closed */
+    struct pending_list orphans; /* whose session has ended, but not the work for them */
     bool closing;
     struct model_waiter last; /* for the answers that an orderly stop lets out */
     void (*closed)(void *opaque);
@@ -119,12 +120,13 @@ struct request {
 /*
  * A request whose answer waits for a watermark, or for work elsewhere.  A
  * session that ends lets go of it: @session is NULL then, and nothing is
- * answered.
+ * answered.  So does a server: work that hangs must not hold up an orderly
+ * stop.
  */
 struct pending {
     struct model_waiter waiter; /* first */
     struct session *session;
-    struct server *server;
+    struct server *server; /* NULL once it is gone, as @session is */
     uint16_t operation;
     uint64_t cookie;
     uint64_t object; /* id of the drive or bitmap the answer tells of */
@@ -147,8 +149,6 @@ void session_stop_reading(struct session *session);
 
 /* A session's last handle is closed and its memory is freed. */
 void server_session_freed(struct server *server);
-/* The work for an orphan has ended. */
-void server_orphan_freed(struct server *server);
 
 /* ---- dispatch.c ---- */
 

@@ -79,8 +79,10 @@ void pending_free(struct pending *pending)
     struct server *server = pending->server;
 
     if (!pending->session) {
+        if (server) {
+            TAILQ_REMOVE(&server->orphans, pending, entry);
+        }
         free(pending);
-        server_orphan_freed(server);
         return;
     }
     TAILQ_REMOVE(&pending->session->pending, pending, entry);
@@ -105,7 +107,7 @@ void pending_abandon(struct pending *pending)
     TAILQ_REMOVE(&pending->session->pending, pending, entry);
     pending->session->in_flight--;
     pending->session = NULL;
-    pending->server->orphans++;
+    TAILQ_INSERT_TAIL(&pending->server->orphans, pending, entry);
 }
 
 /* What a change answers when it succeeded: the object as it is now. */

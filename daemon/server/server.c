@@ -47,6 +47,7 @@ int server_new(uv_loop_t *loop, struct model *model, const struct server_setting
     TAILQ_INIT(&server->sessions);
     TAILQ_INIT(&server->unsent);
     TAILQ_INIT(&server->spare_pending);
+    TAILQ_INIT(&server->orphans);
     if (getrandom(server->instance.bytes, sizeof server->instance.bytes, 0) !=
         (ssize_t)sizeof server->instance.bytes) {
         return -EIO;
@@ -57,6 +58,8 @@ int server_new(uv_loop_t *loop, struct model *model, const struct server_setting
     (void)uv_prepare_init(loop, &server->before_sleep);
     server->before_sleep.data = server;
     (void)uv_prepare_start(&server->before_sleep, before_sleep);
+    (void)uv_timer_init(loop, &server->rest);
+    server->rest.data = server;
     server->read_buffer = STEAL(read_buffer);
     server->ranges = STEAL(ranges);
     *ret = STEAL(server);
@@ -69,6 +72,16 @@ void server_configure(struct server *server, const struct server_settings *setti
 }
 
 /* ---- Accepting ---- */
+
+static void accept_ready(uv_poll_t *poll, int status, int events);
+
+static void accept_again(uv_timer_t *timer)
+{
+    struct server *server = timer->data;
+    if (!server->closing && server->listener_open) {
+        (void)uv_poll_start(&server->listener, UV_READABLE, accept_ready);
+    }
+}
 
 static void accept_ready(uv_poll_t *poll, int status, int events)
 {
@@ -85,12 +98,10 @@ static void accept_ready(uv_poll_t *poll, int status, int events)
                 continue;
             }
             if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                /* Level-triggered: the loop would spin.  It goes on when a session ends. */
+                /* Level-triggered: the loop would spin.  The lack may end without us. */
                 log_warning("cannot accept a connection: %s", strerror(errno));
-                if (server->sessions_count > 0) {
-                    server->paused = true;
-                    (void)uv_poll_stop(&server->listener);
-                }
+                (void)uv_poll_stop(&server->listener);
+                (void)uv_timer_start(&server->rest, accept_again, ACCEPT_REST_MS, 0);
             }
             return;
         }
@@ -197,12 +208,17 @@ int server_listen_fd(struct server *server, int fd, struct error *error)
 
 static void finish_close(struct server *server)
 {
-    if (server->handles > 0 || server->sessions_count > 0 || server->orphans > 0) {
+    if (server->handles > 0 || server->sessions_count > 0) {
         return;
     }
     void (*closed)(void *opaque) = server->closed;
     void *opaque = server->opaque;
     struct pending *pending;
+    while ((pending = TAILQ_FIRST(&server->orphans))) {
+        /* Who works for it frees it. */
+        TAILQ_REMOVE(&server->orphans, pending, entry);
+        pending->server = NULL;
+    }
     while ((pending = TAILQ_FIRST(&server->spare_pending))) {
         TAILQ_REMOVE(&server->spare_pending, pending, entry);
         free(pending);
@@ -226,17 +242,9 @@ void server_session_freed(struct server *server)
     server->sessions_count--;
     if (server->closing) {
         finish_close(server);
-    } else if (server->paused && server->listener_open) {
-        server->paused = false;
-        (void)uv_poll_start(&server->listener, UV_READABLE, accept_ready);
-    }
-}
-
-void server_orphan_freed(struct server *server)
-{
-    server->orphans--;
-    if (server->closing) {
-        finish_close(server);
+    } else if (uv_is_active((uv_handle_t *)&server->rest)) {
+        (void)uv_timer_stop(&server->rest);
+        accept_again(&server->rest);
     }
 }
 
@@ -245,13 +253,13 @@ static void close_handles(struct model_waiter *waiter, int r)
     struct server *server = (struct server *)((char *)waiter - offsetof(struct server, last));
     (void)r;
 
-    server->handles = 1 + server->listener_open;
     if (server->listener_open) {
         uv_close((uv_handle_t *)&server->listener, handle_closed);
         (void)close(server->fd);
         server->fd = -1;
     }
     uv_close((uv_handle_t *)&server->before_sleep, handle_closed);
+    uv_close((uv_handle_t *)&server->rest, handle_closed);
 
     struct session *session, *next;
     for (session = TAILQ_FIRST(&server->sessions); session; session = next) {
@@ -273,6 +281,8 @@ void server_close(struct server *server, void (*closed)(void *opaque), void *opa
     server->closing = true;
     server->closed = closed;
     server->opaque = opaque;
+    /* Counted from now on, so that a client which leaves meanwhile does not end the server. */
+    server->handles = 2 + server->listener_open;
 
     if (server->listener_open) {
         (void)uv_poll_stop(&server->listener);

@@ -85,6 +85,7 @@ static bool take_input(struct session *session, const uint8_t *data, size_t byte
     }
     if (taken < 0) {
         session->state = SESSION_ENDING;
+        streams_free(session);
         session_stop_reading(session);
         (void)uv_timer_start(&session->deadline, deadline_passed, SESSION_DEADLINE_MS, 0);
         session_send_later(session);
@@ -222,6 +223,9 @@ static void flush(struct session *session)
         session->out_head = 0;
     }
     resume(session);
+    if (session->out_of_memory) {
+        session_close(session);
+    }
     if (session->state != SESSION_CLOSED) {
         update_poll(session);
     }

@@ -94,6 +94,8 @@ void streams_free(struct session *session)
     struct stream *stream;
     while ((stream = TAILQ_FIRST(&session->streams))) {
         TAILQ_REMOVE(&session->streams, stream, entry);
+        session->streams_count--;
+        session->in_flight--;
         stream_free(stream);
     }
 }

@@ -68,6 +68,15 @@ def broken_framing_ends_the_connection():
             assert closed(client)
         assert daemon.client().call(STATUS)[0] == OK
 
+        # An answer that is on its way is given up with it.
+        client = daemon.client(timeout=5)
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", 1 << 32)))
+        client.must(BITMAP_CREATE, bitmap_create("d/a", 4096))
+        for i in range(16):
+            client.must(MARK, mark(drive, [(i << 28 | n << 13, 1) for n in range(1 << 15)]))
+        client.send(frame(MAP, text("d/a") + bytes(8)) + struct.pack("<IIQ", 0, 0, 0))
+        assert closed(client)
+
 
 def a_wrong_request_leaves_the_connection():
     with Daemon() as daemon:
@@ -222,6 +231,16 @@ def a_repeat_is_not_done_twice():
         assert client.map("d/b") == [(0, 4096)]
         # Another request under the same id is not taken for it.
         assert client.call(BITMAP_DELETE, change("d/b", request=ids[2]))[0] == INVALID
+        # While a path is looked at, a repeat may come too.
+        path = os.path.join(daemon.directory, "drive")
+        with open(path, "wb") as file:
+            file.truncate(MIB)
+        add = drive_add("p", 0, path, request=os.urandom(16))
+        for _ in range(10):
+            client.request(DRIVE_ADD, add)
+        replies = [client.reply() for _ in range(10)]
+        assert {reply[2] for reply in replies} == {OK}, replies
+        assert len({reply[4] for reply in replies}) == 1
         # Also across a restart.
         assert daemon.stop() == 0
         daemon.start()
@@ -265,7 +284,12 @@ def writers_and_their_tokens():
         three.must(ATTACH, attach)
         # The fenced one may begin anew when the token is free.
         assert two.call(ATTACH, attach)[0] == BUSY
-        three.must(DETACH, struct.pack("<Q", drive))
+        # Who holds it now may hang up; who held it once has nothing to do with that.
+        three.send(frame(STATUS) * 100)
+        three.close()
+        four = daemon.client()
+        assert struct.unpack("<QQB", four.must(ATTACH, attach)) == (drive, MIB, 1)
+        four.must(DETACH, struct.pack("<Q", drive))
         two.must(ATTACH, attach)
         two.must(DETACH, struct.pack("<Q", drive))
         two.must(DRIVE_REMOVE, drive_change("d", flags=1))

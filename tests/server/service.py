@@ -222,6 +222,26 @@ def answers_survive_a_stop():
             client.must(BITMAP_SHOW, text(name))
 
 
+def clients_that_leave_during_a_stop():
+    """The last write-back goes on without them, and the container is clean."""
+    for _ in range(5):
+        with Daemon() as daemon:
+            client = daemon.client()
+            drive = drive_id(client.must(DRIVE_ADD, drive_add("d", 1 << 40)))
+            client.must(BITMAP_CREATE, bitmap_create("d/a", 65536))
+            # Some MiB to be written back.
+            client.must(MARK, mark(drive, [((i << 32) + (1 << 30), 1) for i in range(256)]))
+            daemon.process.send_signal(signal.SIGTERM)
+            while os.path.exists(daemon.socket):
+                time.sleep(0.0005)
+            client.close()
+            assert daemon.process.wait(30) == 0
+            daemon.start()
+            client = daemon.client()
+            assert len(client.map("d/a")) == 256
+            assert b"clean container" in client.must(STATUS)
+
+
 def kills_lose_no_change():
     """kill -9 at random moments: what was acknowledged is there, and no doubt is hidden."""
     with Daemon() as daemon:
@@ -357,5 +377,6 @@ def read_only_directory():
 
 
 run([command_line, configuration, a_container_that_is_not_understood, one_daemon_at_a_time, reload,
-     readiness_and_stopping, socket_activation, answers_survive_a_stop, kills_lose_no_change,
+     readiness_and_stopping, socket_activation, answers_survive_a_stop,
+     clients_that_leave_during_a_stop, kills_lose_no_change,
      a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk, read_only_directory])
