@@ -44,7 +44,7 @@ extern "C" {
  * completion or another callback no synchronous call is possible: -EDEADLK.
  *
  * Errors: functions return 0 (or a count or id) or -errno;
- * bitmapd_error(handle) then has one line in words, until the next call, and bitmapd_status()
+ * bitmapd_error(handle) then has one line in words, until the next call, and bitmapd_status_code()
  * the daemon's status code.
  *   -EINVAL        an argument is wrong; nothing was sent
  *   -ENOENT        no such drive or bitmap
@@ -317,6 +317,16 @@ int bitmapd_map(bitmapd *handle, const char *bitmap, uint64_t offset,
 int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, uint64_t *ret_drive_id,
                    uint64_t *ret_size, bool *ret_resuming);
 int bitmapd_resume(bitmapd *handle, uint64_t drive_id);
+/*
+ * Whether the marks of this handle's writer for the drive stand at the daemon:
+ * 1 while they do; 0 while there is no connection or the writer is on its way
+ * back; when it is lost -errno, with which its marks fail; -ENOENT without a
+ * writer.  May change with every call that dispatches.  A program that begins
+ * writes under a mark that was complete earlier asks this first: the library
+ * marks again by itself, but until it has, the mark may be unknown to the
+ * daemon, and a lost writer's marks are.
+ */
+int bitmapd_writer_ready(const bitmapd *handle, uint64_t drive_id);
 /*
  * Ends the writer in good order: without it the daemon takes the writer for
  * lost, and keeps its unsettled marks dirty.  Every mark must be settled, or

@@ -348,7 +348,7 @@ const char *client_text_add(struct bitmapd *handle, struct wire_string string);
 
 /* ---- writer.c ---- */
 
-struct writer *writer_find(struct bitmapd *handle, uint64_t drive_id);
+struct writer *writer_find(const struct bitmapd *handle, uint64_t drive_id);
 void writer_free(struct bitmapd *handle, struct writer *writer);
 /* A REQUEST_MARK is done: what that means for the log. */
 void writer_mark_finished(struct bitmapd *handle, struct writer *writer, struct request *request,

@@ -153,6 +153,10 @@ static void mark_again(struct bitmapd *handle, struct writer *writer)
     uint32_t count = 0;
     uint64_t first_id;
 
+    /* Marked again here and settled since: the marks behind them need the room. */
+    if (!writer_issue_settles(handle, writer)) {
+        return;
+    }
     while (queue_has_room(handle) && writer->state == WRITER_MARKING &&
            (count = mark_log_run(&writer->log, writer->again_id, max, &first_id)) > 0) {
         struct message_mark message = {

@@ -79,7 +79,7 @@ void writer_free(struct bitmapd *handle, struct writer *writer)
     writer_free_memory(writer);
 }
 
-struct writer *writer_find(struct bitmapd *handle, uint64_t drive_id)
+struct writer *writer_find(const struct bitmapd *handle, uint64_t drive_id)
 {
     struct writer *writer;
     TAILQ_FOREACH (writer, &handle->writers, entry) {
@@ -88,6 +88,15 @@ struct writer *writer_find(struct bitmapd *handle, uint64_t drive_id)
         }
     }
     return NULL;
+}
+
+int bitmapd_writer_ready(const bitmapd *handle, uint64_t drive_id)
+{
+    const struct writer *writer = writer_find(handle, drive_id);
+    if (!writer) {
+        return -ENOENT;
+    }
+    return writer->state == WRITER_LOST ? writer->lost_result : writer->state == WRITER_READY;
 }
 
 /* ---- Marks ---- */
@@ -350,13 +359,8 @@ bool writer_issue_settles(struct bitmapd *handle, struct writer *writer)
 
 size_t bitmapd_unsettled(const bitmapd *handle, uint64_t drive_id)
 {
-    const struct writer *writer;
-    TAILQ_FOREACH (writer, &handle->writers, entry) {
-        if (writer->drive_id == drive_id) {
-            return writer->log.live;
-        }
-    }
-    return 0;
+    const struct writer *writer = writer_find(handle, drive_id);
+    return writer ? writer->log.live : 0;
 }
 
 size_t bitmapd_unsettled_max(const bitmapd *handle)
@@ -365,6 +369,17 @@ size_t bitmapd_unsettled_max(const bitmapd *handle)
 }
 
 /* ---- Attach, resume, detach ---- */
+
+/* What is left of an attached writer is one that is not. */
+static void writer_unattach(struct writer *writer)
+{
+    free(writer->drive_name);
+    free(writer->token);
+    writer->drive_name = NULL;
+    writer->token = NULL;
+    writer->caller_resumes = false;
+    writer->resuming = false;
+}
 
 struct attach_call {
     struct writer *writer; /* ours until the daemon has answered */
@@ -508,8 +523,14 @@ int bitmapd_detach(bitmapd *handle, uint64_t drive_id)
     }
     r = client_call(handle, REQUEST_ONCE, OPERATION_DETACH, MESSAGE_DRIVE_ID, &message, false, NULL,
                     NULL);
-    if (r == 0) {
+    if (r < 0) {
+        return r;
+    }
+    if (writer->log.live > 0) {
+        /* A completion has marked meanwhile: behind the detach, so without an attachment. */
+        writer_unattach(writer);
+    } else {
         writer_free(handle, writer);
     }
-    return r;
+    return 0;
 }

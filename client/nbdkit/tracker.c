@@ -15,9 +15,9 @@
  *
  * Rules:
  *
- * - A write begins only under a mark that is ACKED, and while the connection
- *   is up as far as we know: a writer that has been given up meanwhile must
- *   not go on writing.
+ * - A write begins only under a mark that is ACKED, and while the daemon has
+ *   it as far as we know: not between the loss of a connection and the end of
+ *   the library's way back, nor when the writer has been given up meanwhile.
  * - There is one mark for a range.  While it is not settled the range stays
  *   dirty whatever happens at the daemon, so that further writes to it need
  *   no new mark; this is what makes coarse alignment save waits, and what

@@ -70,7 +70,7 @@ struct tracker {
     bool sync_running;
     int sync_error; /* of the first sync that failed, for good */
 
-    bool online; /* there is a connection */
+    bool online; /* the daemon has our marks, as far as we know */
     bool down;   /* and none could be made in time: writes fail */
     bool stopping;
 

@@ -474,9 +474,9 @@ static void tracker_retry(struct tracker *tracker)
 
 /* ---- Thread ---- */
 
-static void tracker_note_online(struct tracker *tracker)
+/* A connection is not enough: until the library has made the marks again they may be unknown. */
+static void tracker_note_ready(struct tracker *tracker, bool online)
 {
-    bool online = bitmapd_fd(tracker->handle) >= 0;
     size_t unsettled_max = bitmapd_unsettled_max(tracker->handle);
     tracker_lock(tracker);
     if (tracker->online != online || tracker->unsettled_max != unsettled_max) {
@@ -523,13 +523,14 @@ void *tracker_thread_main(void *opaque)
 
         if (tracker->handle != NULL) {
             int r = bitmapd_dispatch(tracker->handle, (unsigned)polled[1].revents);
-            if (r < 0 && tracker->lost == 0) {
-                tracker->lost = r;
+            int ready = bitmapd_writer_ready(tracker->handle, tracker->drive_id);
+            if (tracker->lost == 0) {
+                tracker->lost = r < 0 ? r : ready < 0 ? ready : 0;
             }
             if (tracker->lost != 0) {
                 tracker_go_down(tracker);
             } else {
-                tracker_note_online(tracker);
+                tracker_note_ready(tracker, ready > 0);
             }
         } else if (tracker_retry_timeout_ms(tracker) == 0) {
             tracker_retry(tracker);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,6 +26,8 @@ static bitmapd *attached(struct fake *fake, void (*script)(struct fake *), unsig
     bitmapd *handle = fake_connect(fake, timeout_s);
     assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", &drive, &size, &resuming), 0);
     assert_true(drive == FAKE_DRIVE && size == FAKE_DRIVE_SIZE && !resuming);
+    assert_int_equal(bitmapd_writer_ready(handle, drive), 1);
+    assert_int_equal(bitmapd_writer_ready(handle, drive + 1), -ENOENT);
     return handle;
 }
 
@@ -86,10 +89,12 @@ static void test_marks_again(void **state)
     assert_int_equal(outcomes[3].done, 0);
     assert_int_equal(bitmapd_events(handle), 0);
     assert_true(bitmapd_timeout_ms(handle) >= 0);
+    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), 0);
     aio_mark(handle, 4 * 4096, &outcomes[4]); /* queued without a connection */
     assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 4, 1), -EINVAL);
     TURN_UNTIL(handle, outcomes[3].done && outcomes[4].done);
     assert_true(outcomes[3].result == 0 && outcomes[4].result == 0);
+    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), 1);
     aio_mark(handle, 5 * 4096, &outcomes[5]);
     TURN_UNTIL(handle, outcomes[5].done);
     assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 4);
@@ -97,6 +102,7 @@ static void test_marks_again(void **state)
     assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 2, 4), 0);
     assert_int_equal(bitmapd_detach(handle, FAKE_DRIVE), 0);
     assert_int_equal(bitmapd_detach(handle, FAKE_DRIVE), -ENOENT);
+    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), -ENOENT);
     bitmapd_close(handle);
     for (int i = 1; i < 6; i++) {
         assert_int_equal(outcomes[i].done, 1);
@@ -150,6 +156,118 @@ static void test_settled_meanwhile(void **state)
     assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 3);
     assert_int_equal(bitmapd_flush(handle), -EIO);
     bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/* Marks of the old connection are settled during the way back, and new ones take their room. */
+static void script_settled_on_the_way(struct fake *fake)
+{
+    struct message_mark mark;
+
+    fake->limits.unsettled_max = 2;
+    fake_hello(fake);
+    fake_attach(fake, "vm-1", false);
+    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 1, 2, NULL));
+    fake_hang_up(fake);
+    fake_hello(fake);
+    fake_attach(fake, "vm-1", true);
+    uint64_t other = fake_expect(fake, OPERATION_MARK, &mark);
+    FAKE_CHECK(mark.first_id == 0);
+    uint64_t again = fake_expect_mark(fake, 1, 2, NULL);
+    fake_ok(fake, OPERATION_MARK, other);
+    FAKE_CHECK(sem_wait(fake->opaque) == 0);
+    fake_ok(fake, OPERATION_MARK, again);
+    /* The limit is reached: a third mark would be refused before the settle. */
+    fake_expect_settle(fake, 1, 2);
+    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 3, 1, NULL));
+    fake_ok(fake, OPERATION_RESUME, fake_expect(fake, OPERATION_RESUME, NULL));
+    fake_expect_end(fake);
+}
+
+static void test_settled_on_the_way(void **state)
+{
+    sem_t settled;
+    struct fake fake = {.opaque = &settled};
+    const struct bitmapd_range two[] = {{0, 512}, {4096, 512}};
+    struct outcome other = {0}, new = {0};
+    uint64_t id;
+
+    (void)state;
+    assert_int_equal(sem_init(&settled, 0, 0), 0);
+    bitmapd *handle = attached(&fake, script_settled_on_the_way, 20);
+    assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, two, 2, &id), 0);
+    TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
+    assert_int_equal(
+        bitmapd_aio_mark(handle, FAKE_DRIVE, &one, 1, NULL, outcome_completion, &other), 0);
+    TURN_UNTIL(handle, other.done);
+    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), 0);
+    assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, id, 2), 0);
+    assert_int_equal(aio_mark(handle, 8192, &new), 3);
+    assert_int_equal(sem_post(&settled), 0);
+    TURN_UNTIL(handle, new.done);
+    assert_int_equal(new.result, 0);
+    assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 1);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
+/*
+ * A completion marks while the synchronous detach waits: these marks come
+ * after it, and are those of a writer that is not attached.
+ */
+static void script_marks_during_detach(struct fake *fake)
+{
+    struct message_mark mark;
+
+    fake->limits.requests_max = 2;
+    fake_hello(fake);
+    fake_attach(fake, "vm-1", false);
+    uint64_t other = fake_expect(fake, OPERATION_MARK, &mark);
+    uint64_t detach = fake_expect(fake, OPERATION_DETACH, NULL);
+    fake_ok(fake, OPERATION_MARK, other);
+    /* No more than two may be unanswered: others wait in the library. */
+    uint64_t first = fake_expect_mark(fake, 1, 1, NULL);
+    fake_ok(fake, OPERATION_DETACH, detach);
+    uint64_t second = fake_expect_mark(fake, 2, 1, NULL);
+    fake_ok(fake, OPERATION_MARK, first);
+    fake_ok(fake, OPERATION_MARK, second);
+    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 3, 1, NULL));
+    fake_expect_settle(fake, 1, 3);
+    fake_expect_end(fake);
+}
+
+struct mark_more {
+    bitmapd *handle;
+    struct outcome outcomes[3];
+};
+
+static void mark_more(void *opaque, int result)
+{
+    struct mark_more *more = opaque;
+    assert_int_equal(result, 0);
+    for (int i = 0; i < 3; i++) {
+        aio_mark(more->handle, 0, &more->outcomes[i]);
+    }
+}
+
+static void test_marks_during_detach(void **state)
+{
+    struct fake fake = {0};
+    struct mark_more more = {0};
+
+    (void)state;
+    more.handle = attached(&fake, script_marks_during_detach, 0);
+    assert_int_equal(bitmapd_aio_mark(more.handle, FAKE_DRIVE, &one, 1, NULL, mark_more, &more), 0);
+    assert_int_equal(bitmapd_detach(more.handle, FAKE_DRIVE), 0);
+    assert_int_equal(bitmapd_detach(more.handle, FAKE_DRIVE), -ENOENT);
+    TURN_UNTIL(more.handle, more.outcomes[2].done);
+    for (int i = 0; i < 3; i++) {
+        assert_true(more.outcomes[i].done == 1 && more.outcomes[i].result == 0);
+    }
+    assert_int_equal(bitmapd_unsettled(more.handle, FAKE_DRIVE), 3);
+    assert_int_equal(bitmapd_settle(more.handle, FAKE_DRIVE, 1, 3), 0);
+    assert_int_equal(bitmapd_drain(more.handle), 0);
+    bitmapd_close(more.handle);
     fake_join(&fake);
 }
 
@@ -415,6 +533,11 @@ static void test_taken(void **state)
     (void)state;
     bitmapd *handle = attached(&fake, script_taken, 1);
     TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
+    /* Connected it is soon, but not as the writer; without a request that says so, too. */
+    TURN_UNTIL(handle, bitmapd_fd(handle) >= 0);
+    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), 0);
+    TURN_UNTIL(handle, bitmapd_writer_ready(handle, FAKE_DRIVE) != 0);
+    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), -EOWNERDEAD);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &one, 1, &id), -EOWNERDEAD);
     assert_int_equal(bitmapd_flush(handle), -EIO);
     bitmapd_close(handle);
@@ -424,11 +547,18 @@ static void test_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_marks_again), cmocka_unit_test(test_settled_meanwhile),
-        cmocka_unit_test(test_anonymous),   cmocka_unit_test(test_caller_resumes),
-        cmocka_unit_test(test_interrupted), cmocka_unit_test(test_fenced),
-        cmocka_unit_test(test_refused),     cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_marks_again),
+        cmocka_unit_test(test_settled_meanwhile),
+        cmocka_unit_test(test_anonymous),
+        cmocka_unit_test(test_caller_resumes),
+        cmocka_unit_test(test_interrupted),
+        cmocka_unit_test(test_fenced),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_busy),
         cmocka_unit_test(test_taken),
+
+        cmocka_unit_test(test_settled_on_the_way),
+        cmocka_unit_test(test_marks_during_detach),
     };
     alarm(60);
     return cmocka_run_group_tests(tests, NULL, NULL);

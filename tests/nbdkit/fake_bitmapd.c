@@ -63,6 +63,7 @@ static struct {
     bool at_gate;
     bool hold;
     bool offline;
+    bool returning;
     bool unreachable;
     int attach_result;
     bool attach_resuming;
@@ -116,6 +117,7 @@ void fake_reset(void)
     fake_lock();
     CHECK(fake.handle == NULL);
     fake.gate_shut = fake.at_gate = fake.hold = fake.offline = fake.unreachable = false;
+    fake.returning = false;
     fake.attach_result = 0;
     fake.attach_resuming = false;
     fake.mark_result = 0;
@@ -153,6 +155,7 @@ DEFINE_SET(fake_set_mark_result, int, mark_result)
 DEFINE_SET(fake_set_unreachable, bool, unreachable)
 DEFINE_SET(fake_hold_replies, bool, hold)
 DEFINE_SET(fake_set_offline, bool, offline)
+DEFINE_SET(fake_set_returning, bool, returning)
 
 void fake_set_attach(int result, bool resuming)
 {
@@ -201,6 +204,7 @@ void fake_fence(void)
     fake_lock();
     CHECK(fake.handle != NULL);
     fake.handle->fenced = true;
+    handle_wake(fake.handle);
     fake_unlock();
 }
 
@@ -248,6 +252,16 @@ static void daemon_unmark(uint64_t id)
         }
     }
     mark->blocks = 0;
+}
+
+/* Gives up what is left of the marks [begin, end). */
+static void daemon_forget(uint64_t begin, uint64_t end)
+{
+    for (uint64_t id = begin; id < end; id++) {
+        if (fake.marks[id].blocks > 0) {
+            daemon_unmark(id);
+        }
+    }
 }
 
 static uint64_t handle_take_ranges(struct bitmapd *handle, const struct bitmapd_range *ranges,
@@ -314,7 +328,10 @@ void bitmapd_close(bitmapd *handle)
     fake_lock();
     if (fake.handle == handle) {
         fake.handle = NULL;
-        fake.lost_writer = true;
+        fake.lost_writer = !handle->fenced;
+        if (handle->fenced) {
+            daemon_forget(handle->first_id, fake.next_id);
+        }
     }
     fake_unlock();
     handle_leave(handle);
@@ -360,6 +377,17 @@ int bitmapd_fd(const bitmapd *handle)
     return fd;
 }
 
+int bitmapd_writer_ready(const bitmapd *handle, uint64_t drive_id)
+{
+    CHECK(drive_id == DRIVE_ID);
+    fake_lock();
+    int ready = handle->fenced                                   ? -EOWNERDEAD
+                : fake.offline || fake.returning || handle->lost ? 0
+                                                                 : 1;
+    fake_unlock();
+    return ready;
+}
+
 unsigned bitmapd_events(const bitmapd *handle)
 {
     (void)handle;
@@ -396,7 +424,8 @@ static struct request *dispatch_next(struct bitmapd *handle, int *ret_result)
 {
     fake_lock();
     struct request *request = NULL;
-    if (!fake.hold && !fake.offline && !handle->lost && handle->requests != NULL) {
+    if (!fake.hold && !fake.offline && !fake.returning && !handle->lost &&
+        handle->requests != NULL) {
         request = handle->requests;
         handle->requests = request->next;
         *ret_result = fake.mark_result;
@@ -479,11 +508,7 @@ int bitmapd_resume(bitmapd *handle, uint64_t drive_id)
     CHECK(handle->attached && drive_id == DRIVE_ID);
     fake_lock();
     fake.counts.resumes++;
-    for (uint64_t id = 1; id < handle->first_id; id++) {
-        if (fake.marks[id].blocks > 0) {
-            daemon_unmark(id);
-        }
-    }
+    daemon_forget(1, handle->first_id);
     fake.lost_writer = false;
     fake.attach_resuming = false;
     fake_unlock();

@@ -56,6 +56,8 @@ void fake_shut_gate(bool shut);
 bool fake_is_at_gate(void);
 /* The connection is lost, and sought by the library; marks wait. */
 void fake_set_offline(bool offline);
+/* There is a connection, but the library has not made the marks again yet; marks wait. */
+void fake_set_returning(bool returning);
 /* The connection is lost for good: its marks stay until a later connection resumes. */
 void fake_break_connection(void);
 /* The writer was given up: marks and settles are refused until it attaches anew. */

@@ -131,6 +131,33 @@ static void test_short_outage_holds_writes_back(void **state)
     assert_int_equal(fake_counts().connects, 1);
 }
 
+/* A connection alone is not enough: the mark has to be there again. */
+static void test_marks_that_are_not_back_yet(void **state)
+{
+    (void)state;
+    struct tracker *tracker = harness_start(1);
+    harness_write(tracker, 0, 512);
+    fake_set_offline(true);
+    harness_wait(!harness_online(tracker));
+    unsigned dispatches = fake_counts().dispatches;
+    fake_set_returning(true);
+    fake_set_offline(false);
+    struct writer *marked = writer_begin(tracker, 0, 512);
+    struct writer *new = writer_begin(tracker, 512, 512);
+    harness_wait(fake_counts().dispatches > dispatches + 1);
+    harness_pause();
+    assert_false(harness_online(tracker));
+    assert_false(writer_is_done(marked));
+    assert_false(writer_is_done(new));
+    fake_set_returning(false);
+    assert_int_equal(writer_wait(marked), 0);
+    assert_int_equal(writer_wait(new), 0);
+    writer_end(marked, false);
+    writer_end(new, false);
+    harness_stop(tracker);
+    assert_int_equal(fake_counts().connects, 1);
+}
+
 static void test_long_outage(void **state)
 {
     (void)state;
@@ -242,6 +269,23 @@ static void test_fence_found_by_a_settle(void **state)
     assert_int_equal(fake_counts().detaches, 1);
 }
 
+/* Nothing is marked or settled: writes under the marks that there are must not go on. */
+static void test_fence_found_by_nothing(void **state)
+{
+    (void)state;
+    struct tracker *tracker = harness_start(1);
+    struct writer *across = writer_begin(tracker, 4096, 512);
+    assert_int_equal(writer_wait(across), 0);
+    harness_write(tracker, 0, 512);
+    fake_fence();
+    harness_wait(fake_counts().attaches == 2 && harness_online(tracker));
+    assert_int_equal(fake_marks_over(0, 512), 1);
+    assert_int_equal(fake_marks_over(4096, 512), 1);
+    writer_end(across, false);
+    harness_stop(tracker);
+    assert_int_equal(fake_counts().detaches, 1);
+}
+
 static void test_stop_while_away(void **state)
 {
     (void)state;
@@ -269,11 +313,13 @@ int main(void)
         TEST(test_resuming_syncs_first),
         TEST(test_resuming_needs_the_sync),
         TEST(test_short_outage_holds_writes_back),
+        TEST(test_marks_that_are_not_back_yet),
         TEST(test_long_outage),
         TEST(test_outage_that_a_resize_prolongs),
         TEST(test_fenced_writer_attaches_again),
         TEST(test_fence_found_by_a_mark),
         TEST(test_fence_found_by_a_settle),
+        TEST(test_fence_found_by_nothing),
         TEST(test_stop_while_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
