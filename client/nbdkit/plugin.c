@@ -335,9 +335,12 @@ static int plugin_change(enum change_kind kind, const void *data, uint32_t count
         return plugin_fail(r);
     }
     r = change_drive(kind, data, count, offset, flags);
-    tracker_write_end(tracker, mark, r < 0);
-    if (r == -EOPNOTSUPP) {
-        return plugin_fail(r); /* a fast zero that would not be: no news to anybody */
+    /* A fast zero that could not be is no failed write: what it may have changed has completed,
+     * and the next flush covers it.  Its range is often the whole drive. */
+    bool refused = kind == CHANGE_ZERO && r == -EOPNOTSUPP;
+    tracker_write_end(tracker, mark, r < 0 && !refused);
+    if (refused) {
+        return plugin_fail(r); /* no news to anybody */
     }
     if (r < 0) {
         return plugin_fail_io(change_names[kind], count, offset, r);

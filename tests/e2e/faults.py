@@ -93,6 +93,22 @@ def test_failed_flush(stack, raw):
     start_again(stack, raw)
 
 
+def test_refused_fast_zero(stack, raw):
+    """A fast zero that cannot be is no failed write: the next flush settles its mark."""
+    clear(stack)
+    nbdkit = start_under_strace(stack, raw, "fallocate", "error=EOPNOTSUPP")
+    with nbd.Client(nbdkit.socket) as client:
+        client.write(GRANULE, b"a" * 512)
+        expect_errno(errno.EOPNOTSUPP, client.zero, 0, SIZE, nbd.FAST_ZERO | nbd.NO_HOLE)
+        assert client.read(GRANULE, 512) == b"a" * 512
+        client.flush()
+        wait_unsettled(stack, 0)
+        clear(stack)
+        expect_dirty(stack)
+    nbdkit.stop()
+    assert "detached" not in nbdkit.text(), nbdkit.text()
+
+
 def test_small_limit(stack, raw):
     stack.daemon.stop()
     config = stack.path("bitmapd.yaml")
@@ -121,6 +137,7 @@ def main():
         stack.add_drive("vm1", raw)
         test_failed_write(stack, raw)
         test_failed_flush(stack, raw)
+        test_refused_fast_zero(stack, raw)
         test_small_limit(stack, raw)
 
 
