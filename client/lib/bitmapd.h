@@ -32,6 +32,11 @@ extern "C" {
  *     bitmapd_detach(handle, drive);
  *     bitmapd_close(handle);
  *
+ * (Results have to be looked at: client/lib/example.c is the whole program.)
+ *
+ * Structures that the library fills in or reads have the sizes of this header:
+ * they grow only together with the library's soname.
+ *
  * Asynchronous use: bitmapd_aio_*() queues a request and returns at once; put
  * bitmapd_fd() with bitmapd_events() into your event loop, wait no longer
  * than bitmapd_timeout_ms(), then call bitmapd_dispatch(), which sends,
@@ -60,6 +65,8 @@ extern "C" {
  *   -ESTALE        after a reconnect: another container is served there now, in which ids of
  *                  drives mean nothing; the connection is over
  *   -EDQUOT        a limit of the daemon, or of unsettled marks
+ *   -EMSGSIZE      the request is larger than a frame can be (a merge of thousands of sources)
+ *   -EDEADLK       a synchronous call from within a completion
  *   -ECANCELED     the handle was closed
  *   -EIO, -ENOMEM, -ESHUTDOWN, -EOPNOTSUPP, -EREMOTEIO    as the daemon said (protocol.md)
  */
@@ -99,8 +106,10 @@ int bitmapd_set_reconnect_timeout(bitmapd *handle, unsigned seconds);
  * Connects to the Unix socket @path (NULL: $BITMAPD_SOCKET, else
  * BITMAPD_SOCKET_DEFAULT) and says HELLO; waits for the answer, at most 30 s
  * (-ETIMEDOUT).  -ENOENT, -ECONNREFUSED and so on as connect(2), -EACCES when
- * permission is refused, -EPROTONOSUPPORT without a protocol version in
- * common.  This first connect is tried once, whatever the reconnect timeout.
+ * permission is refused, -ENAMETOOLONG for a path that no socket can have,
+ * -EPROTONOSUPPORT without a protocol version in common, -ESTALE when the
+ * handle was connected before, to another container.  This first connect is
+ * tried once, whatever the reconnect timeout.
  *
  * May be called again when the connection was lost for good: writers that are
  * attached are taken up again as after a reconnect.  -EISCONN while there is
@@ -308,7 +317,9 @@ int bitmapd_map(bitmapd *handle, const char *bitmap, uint64_t offset,
  * until the reconnect timeout is over, or the drive be gone or too small, this
  * writer is lost: its marks fail with -EOWNERDEAD, -ENOENT or what the daemon
  * said, and so does every call for it until bitmapd_detach() or another
- * bitmapd_attach().  -EBUSY when the token is in use by a live connection.
+ * bitmapd_attach().  -EBUSY when the token is in use by a live connection, and
+ * when this handle already writes to the drive.  After -EINPROGRESS the daemon
+ * has the writer and the handle does not: close it and connect anew.
  *
  * When the daemon knew the token as lost (an earlier process died), the caller
  * must make the earlier writes stable first (fdatasync(2) of the drive) and
@@ -330,7 +341,9 @@ int bitmapd_writer_ready(const bitmapd *handle, uint64_t drive_id);
 /*
  * Ends the writer in good order: without it the daemon takes the writer for
  * lost, and keeps its unsettled marks dirty.  Every mark must be settled, or
- * -EBUSY.  A lost writer is forgotten, with its -errno.
+ * -EBUSY.  A lost writer is forgotten, with its -errno; so is one whose detach
+ * is -EINPROGRESS.  Marks that completions queue meanwhile come after it, as
+ * those of a writer that is not attached.
  */
 int bitmapd_detach(bitmapd *handle, uint64_t drive_id);
 

@@ -64,7 +64,7 @@ void writer_free(struct bitmapd *handle, struct writer *writer)
 
     assert(TAILQ_EMPTY(&writer->waiting));
     /* Answers may still come, in any order: they mean nothing to anybody any more. */
-    TAILQ_FOREACH (request, &handle->in_flight, entry) {
+    TAILQ_FOREACH(request, &handle->in_flight, entry) {
         if (request->writer == writer) {
             request->writer = NULL;
             if (request->internal) {
@@ -82,7 +82,7 @@ void writer_free(struct bitmapd *handle, struct writer *writer)
 struct writer *writer_find(const struct bitmapd *handle, uint64_t drive_id)
 {
     struct writer *writer;
-    TAILQ_FOREACH (writer, &handle->writers, entry) {
+    TAILQ_FOREACH(writer, &handle->writers, entry) {
         if (writer->drive_id == drive_id) {
             return writer;
         }
@@ -523,7 +523,7 @@ int bitmapd_detach(bitmapd *handle, uint64_t drive_id)
     }
     r = client_call(handle, REQUEST_ONCE, OPERATION_DETACH, MESSAGE_DRIVE_ID, &message, false, NULL,
                     NULL);
-    if (r < 0) {
+    if (r < 0 && r != -EINPROGRESS) {
         return r;
     }
     if (writer->log.live > 0) {
@@ -532,5 +532,5 @@ int bitmapd_detach(bitmapd *handle, uint64_t drive_id)
     } else {
         writer_free(handle, writer);
     }
-    return 0;
+    return r;
 }

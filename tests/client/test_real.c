@@ -366,6 +366,54 @@ static void test_lost_writer(void **state)
     daemon_end(SIGTERM);
 }
 
+/* The example program does what it says, twice, as it may have been cut off the first time. */
+static void test_example(void **state)
+{
+    char offset[] = "196600"; /* its text reaches into the next granule */
+    char *arguments[] = {"example", DRIVE, NULL, offset, "some text", BITMAP, NULL};
+    static struct seen seen;
+    struct bitmapd_drive info;
+    uint64_t drive;
+    char path[160];
+    char text[16] = "";
+    FILE *file;
+
+    (void)state;
+    bitmapd *handle = prepared();
+    snprintf(path, sizeof path, "%s/raw", folder);
+    arguments[2] = path;
+    file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(setenv("BITMAPD_SOCKET", socket_path, 1), 0);
+
+    bitmapd *predecessor = connect_to_daemon(0);
+    CHECK(predecessor, bitmapd_attach(predecessor, DRIVE, "example", &drive, NULL, NULL));
+    bitmapd_close(predecessor);
+    for (int i = 0; i < 2; i++) {
+        pid_t pid;
+        int status;
+        assert_int_equal(posix_spawn(&pid, EXAMPLE_PROGRAM, NULL, NULL, arguments, environ), 0);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    CHECK(handle, bitmapd_drive_show(handle, DRIVE, &info));
+    assert_int_equal(info.writers + info.lost_writers, 0);
+    assert_true(info.unsettled == 0);
+    read_map(handle, &seen);
+    for (unsigned i = 0; i < GRANULES; i++) {
+        assert_int_equal(seen.dirty[i], i == 2 || i == 3);
+    }
+    file = fopen(path, "r");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 196600, SEEK_SET), 0);
+    assert_int_equal(fread(text, 1, sizeof text, file), 9);
+    assert_string_equal(text, "some text");
+    assert_int_equal(fclose(file), 0);
+    bitmapd_close(handle);
+    daemon_end(SIGTERM);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -373,6 +421,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stopped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_lost_writer, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_example, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -184,6 +184,7 @@ static void test_bitmaps(void **state)
     struct bitmapd_bitmap bitmap;
     const char *sources[] = {"vg0/a/x", "vg0/a/long name"};
 
+    static const char *many[40000];
     (void)state;
     fake_start(&fake, script_bitmaps);
     bitmapd *handle = fake_connect(&fake, 0);
@@ -200,6 +201,12 @@ static void test_bitmaps(void **state)
     assert_int_equal(bitmapd_bitmap_clear_all(handle, "vg0/a/c"), 0);
     assert_int_equal(bitmapd_bitmap_merge(handle, "vg0/a/c", sources, 2), 0);
     assert_int_equal(bitmapd_bitmap_merge(handle, "vg0/a/c", sources, 0), -EINVAL);
+    /* More bytes than a frame can have; nothing is sent. */
+    for (size_t i = 0; i < sizeof many / sizeof many[0]; i++) {
+        many[i] = "vg0/a/a bitmap with a long name";
+    }
+    assert_int_equal(bitmapd_bitmap_merge(handle, "vg0/a/c", many, sizeof many / sizeof many[0]),
+                     -EMSGSIZE);
     assert_int_equal(bitmapd_bitmap_delete(handle, "vg0/a/c"), 0);
     assert_int_equal(bitmapd_bitmap_show(handle, "vg0/a/c", &bitmap), -ENOENT);
     assert_int_equal(bitmapd_reload(handle), -EOPNOTSUPP);

@@ -271,6 +271,34 @@ static void test_marks_during_detach(void **state)
     fake_join(&fake);
 }
 
+/* Done, but not on stable storage yet: done all the same. */
+static void script_detached_not_durable(struct fake *fake)
+{
+    fake_hello(fake);
+    fake_attach(fake, "vm-1", false);
+    fake_error(fake, OPERATION_DETACH, fake_expect(fake, OPERATION_DETACH, NULL),
+               STATUS_NOT_DURABLE, "disk");
+    fake_hang_up(fake);
+    fake_hello(fake);
+    /* Nobody to bring back. */
+    fake_error(fake, OPERATION_FLUSH, fake_expect(fake, OPERATION_FLUSH, NULL), STATUS_IO, "disk");
+    fake_expect_end(fake);
+}
+
+static void test_detached_not_durable(void **state)
+{
+    struct fake fake = {0};
+
+    (void)state;
+    bitmapd *handle = attached(&fake, script_detached_not_durable, 20);
+    assert_int_equal(bitmapd_detach(handle, FAKE_DRIVE), -EINPROGRESS);
+    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), -ENOENT);
+    TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
+    assert_int_equal(bitmapd_flush(handle), -EIO);
+    bitmapd_close(handle);
+    fake_join(&fake);
+}
+
 /* Marks of a handle that never attached: no ATTACH, no RESUME. */
 static void script_anonymous(struct fake *fake)
 {
@@ -559,6 +587,7 @@ int main(void)
 
         cmocka_unit_test(test_settled_on_the_way),
         cmocka_unit_test(test_marks_during_detach),
+        cmocka_unit_test(test_detached_not_durable),
     };
     alarm(60);
     return cmocka_run_group_tests(tests, NULL, NULL);

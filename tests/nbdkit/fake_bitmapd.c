@@ -116,11 +116,9 @@ void fake_reset(void)
 {
     fake_lock();
     CHECK(fake.handle == NULL);
-    fake.gate_shut = fake.at_gate = fake.hold = fake.offline = fake.unreachable = false;
-    fake.returning = false;
-    fake.attach_result = 0;
-    fake.attach_resuming = false;
-    fake.mark_result = 0;
+    fake.gate_shut = fake.at_gate = fake.hold = false;
+    fake.offline = fake.returning = fake.unreachable = fake.attach_resuming = false;
+    fake.attach_result = fake.mark_result = 0;
     fake.size = FAKE_SIZE_BYTES;
     fake.unsettled_max = 1024;
     fake.lost_writer = false;
@@ -329,9 +327,7 @@ void bitmapd_close(bitmapd *handle)
     if (fake.handle == handle) {
         fake.handle = NULL;
         fake.lost_writer = !handle->fenced;
-        if (handle->fenced) {
-            daemon_forget(handle->first_id, fake.next_id);
-        }
+        daemon_forget(handle->fenced ? handle->first_id : fake.next_id, fake.next_id);
     }
     fake_unlock();
     handle_leave(handle);
@@ -381,9 +377,8 @@ int bitmapd_writer_ready(const bitmapd *handle, uint64_t drive_id)
 {
     CHECK(drive_id == DRIVE_ID);
     fake_lock();
-    int ready = handle->fenced                                   ? -EOWNERDEAD
-                : fake.offline || fake.returning || handle->lost ? 0
-                                                                 : 1;
+    bool back = !fake.offline && !fake.returning && !handle->lost;
+    int ready = handle->fenced ? -EOWNERDEAD : back;
     fake_unlock();
     return ready;
 }
@@ -400,14 +395,6 @@ int bitmapd_timeout_ms(const bitmapd *handle)
     int timeout_ms = fake.offline || handle->lost ? 1 : -1;
     fake_unlock();
     return timeout_ms;
-}
-
-static bool handle_is_fenced(const struct bitmapd *handle)
-{
-    fake_lock();
-    bool fenced = handle->fenced;
-    fake_unlock();
-    return fenced;
 }
 
 static void dispatch_gate(void)
@@ -539,7 +526,7 @@ int bitmapd_aio_mark(bitmapd *handle, uint64_t drive_id, const struct bitmapd_ra
 {
     handle_enter(handle);
     CHECK(handle->attached && drive_id == DRIVE_ID && count > 0 && count <= BITMAPD_RANGES_MAX);
-    if (handle_is_fenced(handle)) {
+    if (bitmapd_writer_ready(handle, DRIVE_ID) < 0) {
         handle_leave(handle);
         return -EOWNERDEAD;
     }
@@ -581,7 +568,7 @@ int bitmapd_settle(bitmapd *handle, uint64_t drive_id, uint64_t first_id, uint64
     handle_enter(handle);
     CHECK(handle->attached && drive_id == DRIVE_ID && count > 0);
     CHECK(first_id >= handle->first_id);
-    if (handle_is_fenced(handle)) {
+    if (bitmapd_writer_ready(handle, DRIVE_ID) < 0) {
         handle_leave(handle);
         return -EOWNERDEAD;
     }
