@@ -107,6 +107,8 @@ int harness_wait(struct harness *harness, uint64_t sequence)
 {
     struct wait wait = {.waiter.done = wait_done};
     model_wait(harness->model, sequence, RECORD_LEVEL_CONTAINER, &wait.waiter);
+    /* A job that cannot even be taken is told before the loop sleeps. */
+    (void)uv_run(&harness->loop, UV_RUN_NOWAIT);
     while (!wait.done) {
         (void)uv_run(&harness->loop, UV_RUN_ONCE);
     }
