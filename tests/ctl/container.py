@@ -292,6 +292,11 @@ class Check(Scratch):
         self.check_fails(1, "check", self.directory)
         result = run("container", "check", self.path, "-o", "json")
         self.assertEqual((result.code, result.out), (1, ""))
+        # Not damaged, but none at all.
+        for content in (b"", b"no qcow2", b"QFI\xfb" + bytes(200), os.urandom(3 * CLUSTER)):
+            with open(self.path, "wb") as file:
+                file.write(content)
+            self.check_fails(1, "check", self.path)
 
 
 class Locks(Scratch):
