@@ -294,9 +294,9 @@ static int load(struct model *model, struct container *container, const struct c
     return r < 0 ? error_set_errno(error, r, "cannot load the bitmaps") : 0;
 }
 
-static void judge_unclean(struct model *model, uint64_t sequence)
+/* Writers may have marked since what was loaded, and still be about to write. */
+static void doubt_writers(struct model *model)
 {
-    /* Writers may have marked since the last commit, and still be about to write. */
     struct drive *drive;
     RB_FOREACH(drive, drives_by_id, &model->drives)
     {
@@ -305,6 +305,11 @@ static void judge_unclean(struct model *model, uint64_t sequence)
             writer->unaccounted = true;
         }
     }
+}
+
+static void judge_unclean(struct model *model, uint64_t sequence)
+{
+    doubt_writers(model);
     struct drive_bitmap *bitmap;
     RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
     {
@@ -342,6 +347,7 @@ static void judge(struct model *model, const struct container_info *info,
             log_notice("container %s: accepted as a copy", model->container_path);
         } else {
             unknown_all(model, sequence, "the container was copied or restored");
+            doubt_writers(model);
         }
     }
     if (flags & MODEL_DISTRUST) {

@@ -91,7 +91,8 @@ static void accept_ready(uv_poll_t *poll, int status, int events)
     if (status < 0) {
         return;
     }
-    for (;;) {
+    /* Level-triggered: what is left waits for the next turn. */
+    for (int i = 0; i < LISTEN_BACKLOG; i++) {
         int fd = accept4(server->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
             if (errno == EINTR || errno == ECONNABORTED) {

@@ -108,8 +108,10 @@ static bool make_room(struct session *session, size_t *ret_room)
 {
     struct frame frame;
     uint32_t needed = FRAME_HEADER_BYTES;
-    int r = frame_decode(session->in, session->in_bytes, FRAME_BYTES_MAX, &frame, &needed, NULL);
-    assert(r == 0);
+    if (frame_decode(session->in, session->in_bytes, FRAME_BYTES_MAX, &frame, &needed, NULL) != 0) {
+        assert(false); /* whole frames are taken before more is read */
+        return false;
+    }
 
     size_t room = needed - session->in_bytes;
     if (room > session->in_bytes + 4096) {

@@ -165,6 +165,13 @@ static void copied_container_is_not_believed(void **state)
     harness_init(&harness);
     harness_open(&harness);
     fill(&harness);
+    struct writer *writer;
+    uint64_t sequence;
+    bool resuming;
+    assert_int_equal(writer_attach(harness.model, harness_drive(&harness, "vm1"), text_of("w"),
+                                   NULL, &writer, &sequence, &resuming, &harness.error),
+                     0);
+    writer_lost(harness.model, writer);
     assert_int_equal(harness_close(&harness), 0);
 
     copy_container(&harness);
@@ -180,6 +187,10 @@ static void copied_container_is_not_believed(void **state)
     harness_open(&harness);
     assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, VALIDITY_UNKNOWN);
     assert_int_equal(harness_bitmap(&harness, "vm1/off")->validity, VALIDITY_UNKNOWN);
+    /* The writer may have marked since the copy was made. */
+    assert_int_equal(harness_bitmap_do(&harness, RECORD_BITMAP_CLEAR_ALL, "vm1/a"), 0);
+    assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, VALIDITY_SUPERSET);
+    assert_true(harness_is_dirty(&harness, "vm1/a", 512));
     harness_deinit(&harness);
 }
 
