@@ -72,7 +72,8 @@ struct request {
 
     struct wire_buffer frame; /* the request as sent, for all but REQUEST_MARK */
 
-    struct writer *writer; /* REQUEST_MARK, and the library's own; NULL when it was detached */
+    /* REQUEST_MARK, RESUME, DETACH and the library's own; NULL when it was detached. */
+    struct writer *writer;
     uint64_t first_id;
     uint32_t count;
 
@@ -109,7 +110,9 @@ TAILQ_HEAD(request_queue, request);
  *     any ──fenced, or refused for good──▶ LOST
  *
  * A writer that is not attached goes from DOWN to MARKING.  READY is where
- * marks are issued; elsewhere they wait.
+ * marks are issued, and RESUME and DETACH for the caller: ahead of the marks
+ * that are made again they would have the daemon forget these.  Elsewhere they
+ * wait.
  */
 enum writer_state {
     WRITER_READY,
@@ -138,7 +141,7 @@ struct writer {
     uint32_t again_inflight; /* and so many of those requests are not answered */
     uint64_t retry_ns;       /* BUSY */
     unsigned backoff_ms;
-    struct request_queue waiting; /* marks, until READY */
+    struct request_queue waiting; /* until READY */
 };
 
 TAILQ_HEAD(writer_list, writer);
@@ -329,6 +332,8 @@ int call_wait(struct call *call);
 int client_call(struct bitmapd *handle, enum request_policy policy, uint16_t operation,
                 enum message_type type, const void *message, bool more, request_reply *reply,
                 void *context);
+/* The same for RESUME and DETACH: whenever it is sent, the writer is READY. */
+int client_call_writer(struct bitmapd *handle, struct writer *writer, uint16_t operation);
 /* The id for the next request that changes something. */
 int client_request_id(struct bitmapd *handle, struct wire_uuid *ret);
 /* -EINVAL with words unless @text is 1 to @max bytes long. */

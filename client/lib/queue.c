@@ -154,7 +154,7 @@ void request_finish(struct bitmapd *handle, struct request *request, int result,
 void request_queue(struct bitmapd *handle, struct request *request)
 {
     handle->pending += !request->internal;
-    if (request->policy == REQUEST_MARK && request->writer->state != WRITER_READY) {
+    if (request->writer && request->writer->state != WRITER_READY) {
         TAILQ_INSERT_TAIL(&request->writer->waiting, request, entry);
     } else {
         TAILQ_INSERT_TAIL(&handle->to_issue, request, entry);
@@ -216,7 +216,7 @@ void queue_issue(struct bitmapd *handle)
     struct writer *writer;
 
     recover_issue(handle);
-    TAILQ_FOREACH (writer, &handle->writers, entry) {
+    TAILQ_FOREACH(writer, &handle->writers, entry) {
         if (writer->settles.count > 0 && writer->state == WRITER_READY &&
             !writer_issue_settles(handle, writer)) {
             return;
@@ -238,7 +238,7 @@ bool queue_can_issue(const struct bitmapd *handle)
         return true;
     }
     const struct writer *writer;
-    TAILQ_FOREACH (writer, &handle->writers, entry) {
+    TAILQ_FOREACH(writer, &handle->writers, entry) {
         if (writer->settles.count > 0 && writer->state == WRITER_READY) {
             return true;
         }
@@ -362,7 +362,7 @@ void queue_connection_lost(struct bitmapd *handle)
     struct request *next;
     for (request = TAILQ_FIRST(&again); request; request = next) {
         next = TAILQ_NEXT(request, entry);
-        if (request->policy == REQUEST_MARK) {
+        if (request->writer) {
             TAILQ_REMOVE(&again, request, entry);
             TAILQ_INSERT_TAIL(&request->writer->waiting, request, entry);
         }
@@ -398,7 +398,7 @@ void queue_fail_all(struct bitmapd *handle, int result, const char *words)
     assert(TAILQ_EMPTY(&handle->in_flight));
     assert(TAILQ_EMPTY(&handle->parked));
     fail_queue(handle, &handle->to_issue, result, words);
-    TAILQ_FOREACH (writer, &handle->writers, entry) {
+    TAILQ_FOREACH(writer, &handle->writers, entry) {
         fail_queue(handle, &writer->waiting, result, words);
     }
 }

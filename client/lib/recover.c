@@ -25,13 +25,13 @@ static bool is_passing(int result)
     return result == -EINPROGRESS || result == -EIO || result == -ENOMEM || result == -ESHUTDOWN;
 }
 
-static void fail_marks(struct bitmapd *handle, struct request_queue *queue, struct writer *writer,
-                       const char *words)
+static void fail_requests(struct bitmapd *handle, struct request_queue *queue,
+                          struct writer *writer, const char *words)
 {
     struct request *request, *next;
     for (request = TAILQ_FIRST(queue); request; request = next) {
         next = TAILQ_NEXT(request, entry);
-        if (request->policy == REQUEST_MARK && request->writer == writer) {
+        if (request->writer == writer) {
             TAILQ_REMOVE(queue, request, entry);
             request_finish(handle, request, writer->lost_result, STATUS_OK, words);
         }
@@ -45,9 +45,9 @@ void writer_lose(struct bitmapd *handle, struct writer *writer, int result, cons
     }
     writer->state = WRITER_LOST;
     writer->lost_result = result;
-    fail_marks(handle, &writer->waiting, writer, words);
-    fail_marks(handle, &handle->to_issue, writer, words);
-    fail_marks(handle, &handle->parked, writer, words);
+    fail_requests(handle, &writer->waiting, writer, words);
+    fail_requests(handle, &handle->to_issue, writer, words);
+    fail_requests(handle, &handle->parked, writer, words);
     handle->unsettled -= writer->log.live;
     mark_log_deinit(&writer->log);
     id_ranges_deinit(&writer->settles);
@@ -83,7 +83,7 @@ static void writer_ready(struct bitmapd *handle, struct writer *writer)
     writer->backoff_ms = BACKOFF_MS_MIN;
     while ((request = TAILQ_FIRST(&writer->waiting))) {
         TAILQ_REMOVE(&writer->waiting, request, entry);
-        if (request->first_id < writer->again_id) {
+        if (request->policy == REQUEST_MARK && request->first_id < writer->again_id) {
             request_finish(handle, request, 0, STATUS_OK, NULL);
         } else {
             TAILQ_INSERT_TAIL(&handle->to_issue, request, entry);
@@ -270,7 +270,7 @@ void recover_connection_lost(struct bitmapd *handle)
 
     TAILQ_FOREACH(writer, &handle->writers, entry) {
         if (writer->state == WRITER_LOST) {
-            fail_marks(handle, &writer->waiting, writer, "the writer was fenced or refused");
+            fail_requests(handle, &writer->waiting, writer, "the writer was fenced or refused");
             continue;
         }
         writer->state = WRITER_DOWN;

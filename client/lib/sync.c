@@ -53,9 +53,9 @@ int call_wait(struct call *call)
     return call->result;
 }
 
-int client_call(struct bitmapd *handle, enum request_policy policy, uint16_t operation,
-                enum message_type type, const void *message, bool more, request_reply *reply,
-                void *context)
+static int call(struct bitmapd *handle, struct writer *writer, enum request_policy policy,
+                uint16_t operation, enum message_type type, const void *message, bool more,
+                request_reply *reply, void *context)
 {
     if (handle->dispatching) {
         return client_fail(handle, -EDEADLK, "not from within a completion");
@@ -71,6 +71,7 @@ int client_call(struct bitmapd *handle, enum request_policy policy, uint16_t ope
         return client_fail(handle, r, "%s: %s", operation_name(operation), strerrordesc_np(-r));
     }
     struct call call = {.handle = handle};
+    request->writer = writer;
     request->more = more;
     request->reply = reply;
     request->context = context;
@@ -78,6 +79,20 @@ int client_call(struct bitmapd *handle, enum request_policy policy, uint16_t ope
     request->opaque = &call;
     request_queue(handle, request);
     return call_wait(&call);
+}
+
+int client_call(struct bitmapd *handle, enum request_policy policy, uint16_t operation,
+                enum message_type type, const void *message, bool more, request_reply *reply,
+                void *context)
+{
+    return call(handle, NULL, policy, operation, type, message, more, reply, context);
+}
+
+int client_call_writer(struct bitmapd *handle, struct writer *writer, uint16_t operation)
+{
+    struct message_drive_id message = {.drive = writer->drive_id};
+    return call(handle, writer, REQUEST_ONCE, operation, MESSAGE_DRIVE_ID, &message, false, NULL,
+                NULL);
 }
 
 int client_check_text(struct bitmapd *handle, const char *what, const char *text, size_t max)

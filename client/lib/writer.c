@@ -484,7 +484,6 @@ static int lost_writer(struct bitmapd *handle, const char *what, const struct wr
 
 int bitmapd_resume(bitmapd *handle, uint64_t drive_id)
 {
-    struct message_drive_id message = {.drive = drive_id};
     struct writer *writer;
 
     client_clear_error(handle);
@@ -495,8 +494,7 @@ int bitmapd_resume(bitmapd *handle, uint64_t drive_id)
     if (writer->state == WRITER_LOST) {
         return lost_writer(handle, "resume", writer);
     }
-    r = client_call(handle, REQUEST_ONCE, OPERATION_RESUME, MESSAGE_DRIVE_ID, &message, false, NULL,
-                    NULL);
+    r = client_call_writer(handle, writer, OPERATION_RESUME);
     if (r == 0) {
         writer->caller_resumes = false;
     }
@@ -505,7 +503,6 @@ int bitmapd_resume(bitmapd *handle, uint64_t drive_id)
 
 int bitmapd_detach(bitmapd *handle, uint64_t drive_id)
 {
-    struct message_drive_id message = {.drive = drive_id};
     struct writer *writer;
 
     client_clear_error(handle);
@@ -515,15 +512,12 @@ int bitmapd_detach(bitmapd *handle, uint64_t drive_id)
     }
     if (writer->state == WRITER_LOST) {
         r = lost_writer(handle, "detach", writer);
-        writer_free(handle, writer);
-        return r;
-    }
-    if (writer->log.live > 0) {
+    } else if (writer->log.live > 0) {
         return client_fail(handle, -EBUSY, "detach: %zu marks are not settled", writer->log.live);
+    } else {
+        r = client_call_writer(handle, writer, OPERATION_DETACH);
     }
-    r = client_call(handle, REQUEST_ONCE, OPERATION_DETACH, MESSAGE_DRIVE_ID, &message, false, NULL,
-                    NULL);
-    if (r < 0 && r != -EINPROGRESS) {
+    if (r < 0 && r != -EINPROGRESS && writer->state != WRITER_LOST) {
         return r;
     }
     if (writer->log.live > 0) {

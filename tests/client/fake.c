@@ -285,6 +285,29 @@ bitmapd *fake_connect(struct fake *fake, unsigned reconnect_timeout_s)
     return handle;
 }
 
+bitmapd *fake_attached(struct fake *fake, void (*script)(struct fake *), unsigned timeout_s)
+{
+    uint64_t drive = 0, size = 0;
+    bool resuming = true;
+
+    fake_start(fake, script);
+    bitmapd *handle = fake_connect(fake, timeout_s);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", &drive, &size, &resuming), 0);
+    assert_true(drive == FAKE_DRIVE && size == FAKE_DRIVE_SIZE && !resuming);
+    assert_int_equal(bitmapd_writer_ready(handle, drive), 1);
+    assert_int_equal(bitmapd_writer_ready(handle, drive + 1), -ENOENT);
+    return handle;
+}
+
+uint64_t fake_aio_mark(bitmapd *handle, uint64_t offset, struct outcome *outcome)
+{
+    const struct bitmapd_range range = {offset, 512};
+    uint64_t id = 0;
+    assert_int_equal(
+        bitmapd_aio_mark(handle, FAKE_DRIVE, &range, 1, &id, outcome_completion, outcome), 0);
+    return id;
+}
+
 void outcome_completion(void *opaque, int result)
 {
     struct outcome *outcome = opaque;

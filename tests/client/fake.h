@@ -85,6 +85,10 @@ struct outcome {
     int result;
 };
 void outcome_completion(void *opaque, int result);
+/* Starts the fake; a handle that is connected and attached as fake_attach() has it. */
+bitmapd *fake_attached(struct fake *fake, void (*script)(struct fake *), unsigned timeout_s);
+/* Queues a mark of 512 bytes for FAKE_DRIVE; its id. */
+uint64_t fake_aio_mark(bitmapd *handle, uint64_t offset, struct outcome *outcome);
 /* Turns of a poll loop until @condition holds. */
 #define TURN_UNTIL(handle, condition) \
     do {                              \

@@ -17,29 +17,6 @@
 
 static const struct bitmapd_range one = {4096, 512};
 
-static bitmapd *attached(struct fake *fake, void (*script)(struct fake *), unsigned timeout_s)
-{
-    uint64_t drive = 0, size = 0;
-    bool resuming = true;
-
-    fake_start(fake, script);
-    bitmapd *handle = fake_connect(fake, timeout_s);
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", &drive, &size, &resuming), 0);
-    assert_true(drive == FAKE_DRIVE && size == FAKE_DRIVE_SIZE && !resuming);
-    assert_int_equal(bitmapd_writer_ready(handle, drive), 1);
-    assert_int_equal(bitmapd_writer_ready(handle, drive + 1), -ENOENT);
-    return handle;
-}
-
-static uint64_t aio_mark(bitmapd *handle, uint64_t offset, struct outcome *outcome)
-{
-    const struct bitmapd_range range = {offset, 512};
-    uint64_t id = 0;
-    assert_int_equal(
-        bitmapd_aio_mark(handle, FAKE_DRIVE, &range, 1, &id, outcome_completion, outcome), 0);
-    return id;
-}
-
 /* ---- The way back ---- */
 
 static void script_marks_again(struct fake *fake)
@@ -77,25 +54,25 @@ static void test_marks_again(void **state)
     struct outcome outcomes[6] = {{0}};
 
     (void)state;
-    bitmapd *handle = attached(&fake, script_marks_again, 20);
-    assert_int_equal(aio_mark(handle, 1 * 4096, &outcomes[1]), 1);
-    assert_int_equal(aio_mark(handle, 2 * 4096, &outcomes[2]), 2);
+    bitmapd *handle = fake_attached(&fake, script_marks_again, 20);
+    assert_int_equal(fake_aio_mark(handle, 1 * 4096, &outcomes[1]), 1);
+    assert_int_equal(fake_aio_mark(handle, 2 * 4096, &outcomes[2]), 2);
     assert_int_equal(bitmapd_drain(handle), 0);
     assert_true(outcomes[1].done == 1 && outcomes[2].done == 1);
     assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 1, 1), 0);
     assert_int_equal(bitmapd_drain(handle), 0);
-    aio_mark(handle, 3 * 4096, &outcomes[3]);
+    fake_aio_mark(handle, 3 * 4096, &outcomes[3]);
     TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
     assert_int_equal(outcomes[3].done, 0);
     assert_int_equal(bitmapd_events(handle), 0);
     assert_true(bitmapd_timeout_ms(handle) >= 0);
     assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), 0);
-    aio_mark(handle, 4 * 4096, &outcomes[4]); /* queued without a connection */
+    fake_aio_mark(handle, 4 * 4096, &outcomes[4]); /* queued without a connection */
     assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, 4, 1), -EINVAL);
     TURN_UNTIL(handle, outcomes[3].done && outcomes[4].done);
     assert_true(outcomes[3].result == 0 && outcomes[4].result == 0);
     assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), 1);
-    aio_mark(handle, 5 * 4096, &outcomes[5]);
+    fake_aio_mark(handle, 5 * 4096, &outcomes[5]);
     TURN_UNTIL(handle, outcomes[5].done);
     assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 4);
     assert_int_equal(bitmapd_detach(handle, FAKE_DRIVE), -EBUSY);
@@ -145,9 +122,9 @@ static void test_settled_meanwhile(void **state)
     struct outcome outcome = {0};
 
     (void)state;
-    bitmapd *handle = attached(&fake, script_settled_meanwhile, 20);
+    bitmapd *handle = fake_attached(&fake, script_settled_meanwhile, 20);
     for (int i = 0; i < 5; i++) {
-        aio_mark(handle, 0, &outcome);
+        fake_aio_mark(handle, 0, &outcome);
     }
     assert_int_equal(bitmapd_drain(handle), 0);
     TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
@@ -194,7 +171,7 @@ static void test_settled_on_the_way(void **state)
 
     (void)state;
     assert_int_equal(sem_init(&settled, 0, 0), 0);
-    bitmapd *handle = attached(&fake, script_settled_on_the_way, 20);
+    bitmapd *handle = fake_attached(&fake, script_settled_on_the_way, 20);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, two, 2, &id), 0);
     TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
     assert_int_equal(
@@ -202,99 +179,11 @@ static void test_settled_on_the_way(void **state)
     TURN_UNTIL(handle, other.done);
     assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), 0);
     assert_int_equal(bitmapd_settle(handle, FAKE_DRIVE, id, 2), 0);
-    assert_int_equal(aio_mark(handle, 8192, &new), 3);
+    assert_int_equal(fake_aio_mark(handle, 8192, &new), 3);
     assert_int_equal(sem_post(&settled), 0);
     TURN_UNTIL(handle, new.done);
     assert_int_equal(new.result, 0);
     assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 1);
-    bitmapd_close(handle);
-    fake_join(&fake);
-}
-
-/*
- * A completion marks while the synchronous detach waits: these marks come
- * after it, and are those of a writer that is not attached.
- */
-static void script_marks_during_detach(struct fake *fake)
-{
-    struct message_mark mark;
-
-    fake->limits.requests_max = 2;
-    fake_hello(fake);
-    fake_attach(fake, "vm-1", false);
-    uint64_t other = fake_expect(fake, OPERATION_MARK, &mark);
-    uint64_t detach = fake_expect(fake, OPERATION_DETACH, NULL);
-    fake_ok(fake, OPERATION_MARK, other);
-    /* No more than two may be unanswered: others wait in the library. */
-    uint64_t first = fake_expect_mark(fake, 1, 1, NULL);
-    fake_ok(fake, OPERATION_DETACH, detach);
-    uint64_t second = fake_expect_mark(fake, 2, 1, NULL);
-    fake_ok(fake, OPERATION_MARK, first);
-    fake_ok(fake, OPERATION_MARK, second);
-    fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 3, 1, NULL));
-    fake_expect_settle(fake, 1, 3);
-    fake_expect_end(fake);
-}
-
-struct mark_more {
-    bitmapd *handle;
-    struct outcome outcomes[3];
-};
-
-static void mark_more(void *opaque, int result)
-{
-    struct mark_more *more = opaque;
-    assert_int_equal(result, 0);
-    for (int i = 0; i < 3; i++) {
-        aio_mark(more->handle, 0, &more->outcomes[i]);
-    }
-}
-
-static void test_marks_during_detach(void **state)
-{
-    struct fake fake = {0};
-    struct mark_more more = {0};
-
-    (void)state;
-    more.handle = attached(&fake, script_marks_during_detach, 0);
-    assert_int_equal(bitmapd_aio_mark(more.handle, FAKE_DRIVE, &one, 1, NULL, mark_more, &more), 0);
-    assert_int_equal(bitmapd_detach(more.handle, FAKE_DRIVE), 0);
-    assert_int_equal(bitmapd_detach(more.handle, FAKE_DRIVE), -ENOENT);
-    TURN_UNTIL(more.handle, more.outcomes[2].done);
-    for (int i = 0; i < 3; i++) {
-        assert_true(more.outcomes[i].done == 1 && more.outcomes[i].result == 0);
-    }
-    assert_int_equal(bitmapd_unsettled(more.handle, FAKE_DRIVE), 3);
-    assert_int_equal(bitmapd_settle(more.handle, FAKE_DRIVE, 1, 3), 0);
-    assert_int_equal(bitmapd_drain(more.handle), 0);
-    bitmapd_close(more.handle);
-    fake_join(&fake);
-}
-
-/* Done, but not on stable storage yet: done all the same. */
-static void script_detached_not_durable(struct fake *fake)
-{
-    fake_hello(fake);
-    fake_attach(fake, "vm-1", false);
-    fake_error(fake, OPERATION_DETACH, fake_expect(fake, OPERATION_DETACH, NULL),
-               STATUS_NOT_DURABLE, "disk");
-    fake_hang_up(fake);
-    fake_hello(fake);
-    /* Nobody to bring back. */
-    fake_error(fake, OPERATION_FLUSH, fake_expect(fake, OPERATION_FLUSH, NULL), STATUS_IO, "disk");
-    fake_expect_end(fake);
-}
-
-static void test_detached_not_durable(void **state)
-{
-    struct fake fake = {0};
-
-    (void)state;
-    bitmapd *handle = attached(&fake, script_detached_not_durable, 20);
-    assert_int_equal(bitmapd_detach(handle, FAKE_DRIVE), -EINPROGRESS);
-    assert_int_equal(bitmapd_writer_ready(handle, FAKE_DRIVE), -ENOENT);
-    TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
-    assert_int_equal(bitmapd_flush(handle), -EIO);
     bitmapd_close(handle);
     fake_join(&fake);
 }
@@ -416,8 +305,8 @@ static void test_interrupted(void **state)
     struct outcome outcome = {0};
 
     (void)state;
-    bitmapd *handle = attached(&fake, script_interrupted, 30);
-    aio_mark(handle, 0, &outcome);
+    bitmapd *handle = fake_attached(&fake, script_interrupted, 30);
+    fake_aio_mark(handle, 0, &outcome);
     TURN_UNTIL(handle, outcome.done);
     assert_int_equal(outcome.result, 0);
     bitmapd_close(handle);
@@ -452,8 +341,8 @@ static void test_fenced(void **state)
     uint64_t id;
 
     (void)state;
-    bitmapd *handle = attached(&fake, script_fenced, 20);
-    aio_mark(handle, 0, &outcome);
+    bitmapd *handle = fake_attached(&fake, script_fenced, 20);
+    fake_aio_mark(handle, 0, &outcome);
     TURN_UNTIL(handle, outcome.done);
     assert_int_equal(outcome.result, -EOWNERDEAD);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &range, 1, &id), -EOWNERDEAD);
@@ -497,8 +386,8 @@ static void test_refused(void **state)
     for (int other = 0; other < 2; other++) {
         struct fake fake = {.opaque = other ? &fake : NULL};
         struct outcome outcome = {0};
-        bitmapd *handle = attached(&fake, script_refused, 20);
-        aio_mark(handle, 0, &outcome);
+        bitmapd *handle = fake_attached(&fake, script_refused, 20);
+        fake_aio_mark(handle, 0, &outcome);
         TURN_UNTIL(handle, outcome.done);
         assert_int_equal(outcome.result, other ? -ENOENT : -EINVAL);
         bitmapd_close(handle);
@@ -529,7 +418,7 @@ static void test_busy(void **state)
     uint64_t id;
 
     (void)state;
-    bitmapd *handle = attached(&fake, script_busy, 20);
+    bitmapd *handle = fake_attached(&fake, script_busy, 20);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &one, 1, &id), 0);
     TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &one, 1, &id), 0);
@@ -559,7 +448,7 @@ static void test_taken(void **state)
     uint64_t id;
 
     (void)state;
-    bitmapd *handle = attached(&fake, script_taken, 1);
+    bitmapd *handle = fake_attached(&fake, script_taken, 1);
     TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
     /* Connected it is soon, but not as the writer; without a request that says so, too. */
     TURN_UNTIL(handle, bitmapd_fd(handle) >= 0);
@@ -586,8 +475,6 @@ int main(void)
         cmocka_unit_test(test_taken),
 
         cmocka_unit_test(test_settled_on_the_way),
-        cmocka_unit_test(test_marks_during_detach),
-        cmocka_unit_test(test_detached_not_durable),
     };
     alarm(60);
     return cmocka_run_group_tests(tests, NULL, NULL);
