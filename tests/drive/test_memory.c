@@ -4,116 +4,16 @@
  * changes runs, and while a model starts and stops.  What fails has changed
  * nothing and works when it is tried again; what does not fail keeps the
  * promise.  With sanitizers it also shows that nothing is leaked.
- *
- * The program is linked with --wrap for the functions below, so that the
- * allocations of the code under test are seen in all threads, and those of
- * libraries are not; nothing is synced to the disk, since nothing crashes here.
  */
+#include "tests/drive/alloc_fault.h"
 #include "tests/drive/harness.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MIB      (UINT64_C(1) << 20)
 #define GRANULES 4096 /* of a drive of 2 MiB, in the finest bitmap */
-
-/* ---- Allocations that fail ---- */
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *old, size_t bytes);
-void *__real_reallocarray(void *old, size_t count, size_t bytes);
-char *__real_strdup(const char *text);
-char *__real_strndup(const char *text, size_t bytes);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *old, size_t bytes);
-void *__wrap_reallocarray(void *old, size_t count, size_t bytes);
-char *__wrap_strdup(const char *text);
-char *__wrap_strndup(const char *text, size_t bytes);
-
-int __wrap_fdatasync(int fd);
-int __wrap_fsync(int fd);
-
-static atomic_uint countdown; /* 0: nothing fails */
-static atomic_bool lasting;   /* all that follow fail too */
-static atomic_bool hit;
-
-static bool fails(void)
-{
-    unsigned left = atomic_load(&countdown);
-    while (left > 0) {
-        unsigned next = left > 1 ? left - 1 : atomic_load(&lasting);
-        if (atomic_compare_exchange_weak(&countdown, &left, next)) {
-            if (left == 1) {
-                atomic_store(&hit, true);
-            }
-            return left == 1;
-        }
-    }
-    return false;
-}
-
-static void arm(unsigned n, bool all)
-{
-    atomic_store(&hit, false);
-    atomic_store(&lasting, all);
-    atomic_store(&countdown, n);
-}
-
-/* Whether something has failed.  Memory is back if it has. */
-static bool was_hit(void)
-{
-    if (!atomic_load(&hit)) {
-        return false;
-    }
-    atomic_store(&countdown, 0);
-    return true;
-}
-
-void *__wrap_malloc(size_t bytes)
-{
-    return fails() ? NULL : __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    return fails() ? NULL : __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *old, size_t bytes)
-{
-    return fails() ? NULL : __real_realloc(old, bytes);
-}
-
-void *__wrap_reallocarray(void *old, size_t count, size_t bytes)
-{
-    return fails() ? NULL : __real_reallocarray(old, count, bytes);
-}
-
-char *__wrap_strdup(const char *text)
-{
-    return fails() ? NULL : __real_strdup(text);
-}
-
-char *__wrap_strndup(const char *text, size_t bytes)
-{
-    return fails() ? NULL : __real_strndup(text, bytes);
-}
-
-int __wrap_fdatasync(int fd)
-{
-    (void)fd;
-    return 0;
-}
-
-int __wrap_fsync(int fd)
-{
-    (void)fd;
-    return 0;
-}
 
 /* ---- What has to be ---- */
 
@@ -501,7 +401,7 @@ static void take(step *function)
 {
     uint64_t before = model_sequence(scene.harness.model);
     int r = function();
-    bool failed = was_hit();
+    bool failed = alloc_was_hit();
     if (r < 0) {
         assert_true(failed);
         assert_true(r == -ENOMEM || r == -EINPROGRESS);
@@ -523,12 +423,12 @@ static void changes_without_memory(void **state)
         bool past = false;
         for (unsigned n = 1; !past; n++) {
             scene_begin(false);
-            arm(n, all);
+            alloc_arm(n, all);
             for (size_t i = 0; i < sizeof script / sizeof script[0]; i++) {
                 take(script[i]);
             }
-            past = !atomic_load(&hit);
-            arm(0, false);
+            past = !alloc_was_hit();
+            alloc_arm(0, false);
             faults += !past;
             assert_int_equal(harness_close(&scene.harness), 0);
             harness_open(&scene.harness);
@@ -559,10 +459,10 @@ static void stops_without_memory(void **state)
     for (unsigned n = 1; !past; n++) {
         scene_begin(true);
         take(mark_across_chunks);
-        arm(n, true);
+        alloc_arm(n, true);
         int r = harness_close(&scene.harness);
-        past = !was_hit();
-        arm(0, false);
+        past = !alloc_was_hit();
+        alloc_arm(0, false);
         assert_true(r == 0 || !past);
         harness_open(&scene.harness);
         check_doubt(r == 0);
@@ -583,10 +483,10 @@ static void starts_without_memory(void **state)
     for (int all = 0; all < 2; all++) {
         bool past = false;
         for (unsigned n = 1; !past; n++) {
-            arm(n, all);
+            alloc_arm(n, all);
             int r = harness_try_open(&scene.harness, 0);
-            past = !was_hit();
-            arm(0, false);
+            past = !alloc_was_hit();
+            alloc_arm(0, false);
             faults += !past;
             if (r < 0) {
                 assert_int_equal(r, -ENOMEM);
