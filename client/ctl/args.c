@@ -124,8 +124,8 @@ static size_t find_words(int argc, char **argv, int words[2])
     optind = 0;
     opterr = 0;
     do {
-        enum option_id id;
-        const char *argument;
+        enum option_id id = OPTION_NONE;
+        const char *argument = NULL;
         r = next_item(argc, argv, table, &id, &argument, NULL);
         if (r == 0 && id == OPTION_NONE) {
             words[count++] = optind - 1;
@@ -391,8 +391,8 @@ static int read_line(int argc, char **argv, struct invocation *inv, struct error
     long_options(inv->verb, table);
     optind = 0;
     do {
-        enum option_id id;
-        const char *argument;
+        enum option_id id = OPTION_NONE;
+        const char *argument = NULL;
         struct error here;
         r = next_item(argc, argv, table, &id, &argument, &here);
         if (r == 0 && id == OPTION_NONE) {
