@@ -96,9 +96,6 @@ static void script_shutting_down(struct fake *fake)
     fake_error(fake, OPERATION_DRIVE_RESIZE, resize, STATUS_SHUTTING_DOWN, "stopping");
     fake_hang_up(fake);
     fake_hello(fake);
-    fake_error(fake, 0, 0, STATUS_SHUTTING_DOWN, "not yet");
-    fake_hang_up(fake);
-    fake_hello(fake);
     fake_attach(fake, "vm-1", true);
     resize = fake_expect(fake, OPERATION_DRIVE_RESIZE, NULL);
     fake_ok(fake, OPERATION_MARK, fake_expect_mark(fake, 1, 1, NULL));
