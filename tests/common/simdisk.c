@@ -350,7 +350,9 @@ struct simdisk *simdisk_crash(const struct simdisk *d, enum simdisk_fate fate, u
     }
     after->size = size;
     after->media_size = size;
-    memset(after->view + size, 0, after->capacity - size);
-    memset(after->media + size, 0, after->capacity - size);
+    if (after->capacity > size) {
+        memset(after->view + size, 0, after->capacity - size);
+        memset(after->media + size, 0, after->capacity - size);
+    }
     return after;
 }

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the batches that were found say together: which records follow
+ * applied_seq without a gap, and whether one that had been durable is missing.
+ *
+ * Invariant: a record is handed out only after every one before it, once, from
+ * bytes whose CRC was checked on the way out; a contradiction ends the replay
+ * where it begins and is reported as damage.
+ */
+#include "daemon/journal/internal.h"
+
+#include "proto/base/endian.h"
+
+#include <string.h>
+
+struct replay {
+    struct journal_scan scan;
+    uint64_t applied_seq;
+    uint64_t last_seq;
+    uint64_t records;
+    int (*record)(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t length,
+                  struct error *error);
+    void *opaque;
+};
+
+static bool copies(const struct journal_batch *a, const struct journal_batch *b)
+{
+    return a->first_seq == b->first_seq && a->count == b->count && a->length == b->length &&
+           a->crc == b->crc;
+}
+
+/* Hands out the records of one batch that come after the last. */
+static int replay_batch(struct replay *replay, const struct journal_found *found,
+                        struct error *error)
+{
+    const struct journal_source *source = &replay->scan.sources[found->source];
+    const struct journal_batch *batch = &found->batch;
+    const uint8_t *bytes;
+    struct error words;
+    int r;
+
+    r = journal_scan_read(&replay->scan, source, found->offset,
+                          journal_batch_padded_bytes(batch->length), &bytes, error);
+    if (r < 0) {
+        return r;
+    }
+    bytes += BATCH_HEADER_BYTES;
+    /* Read for the second time: the disk need not give the same again. */
+    if (journal_batch_records_check(batch, bytes, &words) != JOURNAL_BATCH_COUNTS) {
+        return error_set(error, -EIO,
+                         "journal segment %s, batch at offset %" PRIu64
+                         ": reading it twice gave different bytes",
+                         source->name, found->offset);
+    }
+    for (uint32_t i = 0; i < batch->count; i++) {
+        uint64_t sequence = batch->first_seq + i;
+        uint32_t length = load_le32(bytes);
+
+        bytes += RECORD_LENGTH_BYTES;
+        if (sequence > replay->last_seq) {
+            r = replay->record(replay->opaque, sequence, bytes, length, error);
+            if (r < 0) {
+                return r;
+            }
+            replay->last_seq = sequence;
+            replay->records++;
+        }
+        bytes += length;
+    }
+    return 0;
+}
+
+/*
+ * The next batch in order that is not a copy of batch @i; false when one overlaps batch @i and is
+ * none.
+ */
+static bool skip_copies(struct journal_scan *scan, size_t i, size_t *ret_next)
+{
+    const struct journal_found *found = &scan->found[i];
+    size_t next = i + 1;
+
+    while (next < scan->count && scan->found[next].batch.first_seq <= found->batch.last_seq) {
+        const struct journal_found *other = &scan->found[next];
+
+        if (!copies(&found->batch, &other->batch)) {
+            journal_scan_damage(
+                scan,
+                "journal segment %s, batch at offset %" PRIu64 ": found records %" PRIu64
+                " to %" PRIu64 ", which segment %s has otherwise at offset %" PRIu64,
+                scan->sources[other->source].name, other->offset, other->batch.first_seq,
+                other->batch.last_seq, scan->sources[found->source].name, found->offset);
+            return false;
+        }
+        next++;
+    }
+    *ret_next = next;
+    return true;
+}
+
+/* All batches in the order of their sequences, up to the first gap or contradiction. */
+static int replay_all(struct replay *replay, struct error *error)
+{
+    struct journal_scan *scan = &replay->scan;
+    size_t next;
+    int r;
+
+    for (size_t i = 0; i < scan->count; i = next) {
+        const struct journal_batch *batch = &scan->found[i].batch;
+
+        if (batch->last_seq <= replay->applied_seq) {
+            next = i + 1;
+            continue;
+        }
+        if (batch->first_seq > replay->last_seq + 1 || !skip_copies(scan, i, &next)) {
+            return 0;
+        }
+        r = replay_batch(replay, &scan->found[i], error);
+        if (r < 0) {
+            return r;
+        }
+    }
+    return 0;
+}
+
+static void judge(struct replay *replay, struct journal_replay_report *report)
+{
+    const struct journal_found *vouching = NULL;
+
+    for (size_t i = 0; i < replay->scan.count; i++) {
+        const struct journal_found *found = &replay->scan.found[i];
+
+        if (found->batch.last_seq > report->highest_seq) {
+            report->highest_seq = found->batch.last_seq;
+        }
+        if (found->batch.watermark > report->watermark) {
+            report->watermark = found->batch.watermark;
+            vouching = found;
+        }
+    }
+    if (vouching && report->watermark > replay->last_seq) {
+        journal_scan_damage(&replay->scan,
+                            "journal records %" PRIu64 " to %" PRIu64
+                            ": found none, expected them: segment %s says at offset %" PRIu64
+                            " that they were on stable storage",
+                            replay->last_seq + 1, report->watermark,
+                            replay->scan.sources[vouching->source].name, vouching->offset);
+    }
+}
+
+static int replay_run(struct replay *replay, const struct journal_files *files,
+                      const struct journal_replay_options *options,
+                      struct journal_replay_report *ret, struct error *error)
+{
+    struct journal_replay_report report = {0};
+    int r;
+
+    r = journal_scan_run(&replay->scan, files, options, error);
+    if (r < 0) {
+        return r;
+    }
+    r = replay_all(replay, error);
+    if (r < 0) {
+        return r;
+    }
+    judge(replay, &report);
+    report.found = replay->scan.sound != 0;
+    report.records = replay->records;
+    report.last_seq = replay->last_seq;
+    memcpy(report.damage, replay->scan.damage, sizeof report.damage);
+    *ret = report;
+    return 0;
+}
+
+int journal_replay(const struct journal_files *files, const struct journal_replay_options *options,
+                   int (*record)(void *opaque, uint64_t sequence, const uint8_t *bytes,
+                                 size_t length, struct error *error),
+                   void *opaque, struct journal_replay_report *ret, struct error *error)
+{
+    struct replay replay = {
+        .applied_seq = options->applied_seq,
+        .last_seq = options->applied_seq,
+        .record = record,
+        .opaque = opaque,
+    };
+    int r;
+
+    r = replay_run(&replay, files, options, ret, error);
+    journal_scan_deinit(&replay.scan);
+    return r;
+}

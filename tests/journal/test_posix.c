@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The same through the kernel: names, replacement, what is refused.
+ */
+#include "tests/journal/support.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static char directory[] = "/tmp/bitmapd-journal-XXXXXX";
+static char path[64];
+
+static const char *full(const char *name)
+{
+    static char text[80];
+    (void)snprintf(text, sizeof text, "%s.%s", path, name);
+    return text;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    if (!mkdtemp(directory)) {
+        return -1;
+    }
+    (void)snprintf(path, sizeof path, "%s/journal", directory);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    static const char *const names[] = {"0", "1", "0.new", "1.new"};
+
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        (void)unlink(full(names[i]));
+    }
+    return rmdir(directory);
+}
+
+static int count_record(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t length,
+                        struct error *error)
+{
+    (void)sequence;
+    (void)bytes;
+    (void)length;
+    (void)error;
+    ++*(uint64_t *)opaque;
+    return 0;
+}
+
+static struct journal_replay_report replay(uint64_t number, uint64_t applied)
+{
+    struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(number), applied};
+    struct journal_replay_report report;
+    struct journal_files files;
+    struct error error;
+    uint64_t records = 0;
+
+    journal_files_posix(path, &files);
+    OK(journal_replay(&files, &options, count_record, &records, &report, &error), error);
+    assert_int_equal(records, report.records);
+    return report;
+}
+
+static void test_starts(void **state)
+{
+    struct journal_id container = test_id(TEST_CONTAINER);
+    struct journal_replay_report report;
+    struct journal_files files;
+    struct journal *journal = NULL;
+    struct error error;
+    struct stat st;
+
+    (void)state;
+    report = replay(1, 5);
+    assert_false(report.found);
+    assert_string_not_equal(report.damage, "");
+    assert_int_equal(report.last_seq, 5);
+
+    journal_files_posix(path, &files);
+    for (uint64_t number = 1; number < 4; number++) {
+        struct journal_id instance = test_id(number), in_force = test_id(number - 1);
+
+        OK(journal_create(&files, &container, &instance, &in_force, TEST_SEGMENT_BYTES, &journal,
+                          &error),
+           error);
+        assert_int_equal(stat(full("0.new"), &st), 0);
+        assert_int_equal(st.st_size, TEST_SEGMENT_BYTES);
+        assert_int_equal(st.st_mode & 07777, 0600);
+        assert_true((uint64_t)st.st_blocks * 512 >= TEST_SEGMENT_BYTES);
+        OK(journal_activate(journal, &error), error);
+        assert_int_equal(stat(full("0.new"), &st), -1);
+        assert_int_equal(stat(full("1.new"), &st), -1);
+        for (uint64_t i = 0; i < 10; i++) {
+            OK(test_append(journal, number, 1 + i * 3, 3, &error), error);
+            OK(journal_sync(journal, &error), error);
+        }
+        assert_int_equal(journal_durable(journal), 30);
+        journal_close(journal);
+
+        report = replay(number, 10);
+        assert_true(report.found);
+        assert_string_equal(report.damage, "");
+        assert_int_equal(report.last_seq, 30);
+        assert_int_equal(report.watermark, 27);
+        assert_false(replay(number - 1, 0).found);
+    }
+
+    assert_int_equal(unlink(full("1")), 0);
+    report = replay(3, 0);
+    assert_true(report.found);
+    assert_int_equal(report.last_seq, 30);
+    assert_non_null(strstr(report.damage, "segment 1"));
+}
+
+/* A FIFO or a directory under a name neither hangs nor gets replaced by accident. */
+static void test_strange_files(void **state)
+{
+    struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(1), 0};
+    struct journal_id container = test_id(TEST_CONTAINER), instance = test_id(9);
+    struct journal_replay_report report;
+    struct journal_files files;
+    struct journal *journal = NULL;
+    uint64_t records = 0;
+    struct error error;
+
+    (void)state;
+    journal_files_posix(path, &files);
+    assert_int_equal(mkfifo(full("1.new"), 0600), 0);
+    assert_int_equal(journal_replay(&files, &options, count_record, &records, &report, &error),
+                     -EINVAL);
+    assert_non_null(strstr(error.text, "journal.1.new"));
+    assert_int_equal(unlink(full("1.new")), 0);
+
+    assert_int_equal(mkdir(full("1.new"), 0700), 0);
+    assert_true(journal_create(&files, &container, &instance, NULL, TEST_SEGMENT_BYTES, &journal,
+                               &error) < 0);
+    assert_null(journal);
+    assert_non_null(strstr(error.text, "journal.1.new"));
+    assert_int_equal(rmdir(full("1.new")), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_starts),
+        cmocka_unit_test(test_strange_files),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
