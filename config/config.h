@@ -36,6 +36,10 @@ struct config {
         uint64_t max_size;     /* bytes that the file may grow to; 0: no limit */
     } container;
     struct {
+        char *path;             /* of the segments, without their .0 and .1 */
+        uint64_t segment_bytes; /* of each; power of two 8 MiB … 1 GiB */
+    } journal;
+    struct {
         char *path;
     } catalog;
     struct {
@@ -64,7 +68,7 @@ struct config {
 
 /*
  * Defaults; with @state_dir (may be NULL) the paths are DIR/bitmapd.sock,
- * DIR/bitmaps.qcow2, DIR/catalog.sqlite3, with DIR as it was given (so a
+ * DIR/bitmaps.qcow2, DIR/journal, DIR/catalog.sqlite3, with DIR as it was given (so a
  * relative one gives paths that config_read() would refuse), else the
  * system's.  -ENOMEM, after which @config may be given to config_deinit().
  */

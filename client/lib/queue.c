@@ -216,7 +216,7 @@ void queue_issue(struct bitmapd *handle)
     struct writer *writer;
 
     recover_issue(handle);
-    TAILQ_FOREACH(writer, &handle->writers, entry) {
+    TAILQ_FOREACH (writer, &handle->writers, entry) {
         if (writer->settles.count > 0 && writer->state == WRITER_READY &&
             !writer_issue_settles(handle, writer)) {
             return;
@@ -238,7 +238,7 @@ bool queue_can_issue(const struct bitmapd *handle)
         return true;
     }
     const struct writer *writer;
-    TAILQ_FOREACH(writer, &handle->writers, entry) {
+    TAILQ_FOREACH (writer, &handle->writers, entry) {
         if (writer->settles.count > 0 && writer->state == WRITER_READY) {
             return true;
         }
@@ -398,7 +398,7 @@ void queue_fail_all(struct bitmapd *handle, int result, const char *words)
     assert(TAILQ_EMPTY(&handle->in_flight));
     assert(TAILQ_EMPTY(&handle->parked));
     fail_queue(handle, &handle->to_issue, result, words);
-    TAILQ_FOREACH(writer, &handle->writers, entry) {
+    TAILQ_FOREACH (writer, &handle->writers, entry) {
         fail_queue(handle, &writer->waiting, result, words);
     }
 }

@@ -250,7 +250,7 @@ void recover_issue(struct bitmapd *handle)
     if (handle->recovered_ns) {
         return;
     }
-    TAILQ_FOREACH(writer, &handle->writers, entry) {
+    TAILQ_FOREACH (writer, &handle->writers, entry) {
         if (!queue_has_room(handle)) {
             return;
         }
@@ -268,7 +268,7 @@ void recover_connection_lost(struct bitmapd *handle)
 {
     struct writer *writer;
 
-    TAILQ_FOREACH(writer, &handle->writers, entry) {
+    TAILQ_FOREACH (writer, &handle->writers, entry) {
         if (writer->state == WRITER_LOST) {
             fail_requests(handle, &writer->waiting, writer, "the writer was fenced or refused");
             continue;

@@ -64,7 +64,7 @@ void writer_free(struct bitmapd *handle, struct writer *writer)
 
     assert(TAILQ_EMPTY(&writer->waiting));
     /* Answers may still come, in any order: they mean nothing to anybody any more. */
-    TAILQ_FOREACH(request, &handle->in_flight, entry) {
+    TAILQ_FOREACH (request, &handle->in_flight, entry) {
         if (request->writer == writer) {
             request->writer = NULL;
             if (request->internal) {
@@ -82,7 +82,7 @@ void writer_free(struct bitmapd *handle, struct writer *writer)
 struct writer *writer_find(const struct bitmapd *handle, uint64_t drive_id)
 {
     struct writer *writer;
-    TAILQ_FOREACH(writer, &handle->writers, entry) {
+    TAILQ_FOREACH (writer, &handle->writers, entry) {
         if (writer->drive_id == drive_id) {
             return writer;
         }

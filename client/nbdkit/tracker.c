@@ -106,7 +106,7 @@ static struct mark_bucket *tracker_bucket(struct tracker *tracker,
 static struct tracker_mark *tracker_find(struct tracker *tracker, const struct bitmapd_range *range)
 {
     struct tracker_mark *mark;
-    LIST_FOREACH(mark, tracker_bucket(tracker, range), bucket) {
+    LIST_FOREACH (mark, tracker_bucket(tracker, range), bucket) {
         if (mark->range.offset == range->offset && mark->range.length == range->length) {
             return mark;
         }

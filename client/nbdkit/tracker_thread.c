@@ -122,7 +122,7 @@ static size_t mark_queue_length(const struct mark_queue *queue, size_t limit)
 {
     size_t length = 0;
     const struct tracker_mark *mark;
-    TAILQ_FOREACH(mark, queue, queue) {
+    TAILQ_FOREACH (mark, queue, queue) {
         if (length == limit) {
             break;
         }
@@ -287,7 +287,7 @@ static int tracker_collect_marks(struct tracker *tracker, struct tracker_mark **
     struct tracker_mark **marks = calloc(tracker->unsettled + 1, sizeof *marks);
     for (size_t i = 0; marks != NULL && i < TRACKER_BUCKETS; i++) {
         struct tracker_mark *mark;
-        LIST_FOREACH(mark, &tracker->buckets[i], bucket) {
+        LIST_FOREACH (mark, &tracker->buckets[i], bucket) {
             assert(mark->state == MARK_ACKED);
             marks[count++] = mark;
         }

@@ -16,7 +16,7 @@ static const char help[] =
     "Keep persistent dirty bitmaps of raw drives in a qcow2 container.\n"
     "\n"
     "  --state-dir DIR   keep everything in DIR: bitmapd.sock, bitmaps.qcow2,\n"
-    "                    catalog.sqlite3; no config file is read\n"
+    "                    journal.0, journal.1, catalog.sqlite3; no config file is read\n"
     "  --config FILE     read FILE (default: " CONFIG_PATH_DEFAULT ", if present);\n"
     "                    with --state-dir too, that only supplies default paths\n"
     "  --check-config    check the configuration, then exit\n"

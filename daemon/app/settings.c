@@ -13,6 +13,8 @@ void settings_for_model(const struct config *config, struct model_settings *ret)
         .container_path = config->container.path,
         .cluster_bits = (uint32_t)__builtin_ctz(config->container.cluster_size),
         .container_bytes_max = config->container.max_size,
+        .journal_path = config->journal.path,
+        .journal_segment_bytes = config->journal.segment_bytes,
         .catalog_path = config->catalog.path,
         .catalog_events = config->limits.catalog_events,
         .flush_interval_ns = config->flush.interval_ns,

@@ -26,6 +26,7 @@ struct prepared {
     struct bitmap *bits;
     struct bitmap **resized; /* in the order of drive->bitmaps */
     uint32_t resized_count;
+    struct range *carried; /* that the record points to */
     struct request_result *request;
 
     bool gap;               /* that a bitmap which does not record begins with */
@@ -41,6 +42,7 @@ typedef void record_apply(struct model *model, const struct record *record,
 /* ---- record.c: what several types check ---- */
 
 int record_no_memory(struct error *error);
+int record_check_range(const struct drive *drive, struct range range, struct error *error);
 int record_check_ranges(const struct drive *drive, const struct record *record,
                         struct error *error);
 int record_check_granularity(uint32_t granularity, struct error *error);

@@ -28,35 +28,79 @@ static const struct bitmap *pick_base(const struct drive *drive)
     return best ? best->bits : NULL;
 }
 
-/* Carries unsettled ranges into prepared->bits, and tells the validity that results. */
-static int carry(const struct drive *drive, const struct bitmap *base, uint64_t sequence,
-                 struct prepared *prepared, struct error *error)
+/* The unsettled ranges of the drive's writers into the record; a replay has them from then. */
+static int collect(struct model *model, struct record *record, struct prepared *prepared,
+                   struct error *error)
 {
-    bool extra;
-    int r = drive_carry_unsettled(drive, prepared->bits, base, sequence, &extra);
+    if (model->replaying) {
+        return 0;
+    }
+    int r = drive_collect_unsettled(prepared->drive, &prepared->carried, &record->carried_count,
+                                    &record->carry_whole);
     if (r < 0) {
         return record_no_memory(error);
     }
-    if (extra) {
-        prepared->validity = VALIDITY_SUPERSET;
-        (void)snprintf(prepared->reason, sizeof prepared->reason,
-                       "a lost writer of the drive has not come back: older marks are kept");
+    record->carried = prepared->carried;
+    return 0;
+}
+
+/* Sets the ranges that the record carries in prepared->bits. */
+static int carry_ranges(const struct record *record, struct prepared *prepared, struct error *error)
+{
+    for (uint32_t i = 0; i < record->carried_count; i++) {
+        struct range range = record->carried[i];
+        int r = record_check_range(prepared->drive, range, error);
+        if (r < 0) {
+            return r;
+        }
+        r = bitmap_reserve(prepared->bits, range.offset, range.length);
+        if (r < 0) {
+            return record_no_memory(error);
+        }
+        bitmap_set(prepared->bits, range.offset, range.length, record->sequence);
     }
     return 0;
+}
+
+/*
+ * Carries what is unsettled into prepared->bits, and tells the validity that
+ * results.  @base: the bitmap that has recorded so far, which is carried whole
+ * when the ranges are not known; NULL when none vouches for anything, then all
+ * is set.
+ */
+static int carry(struct model *model, struct record *record, const struct bitmap *base,
+                 struct prepared *prepared, struct error *error)
+{
+    int r = collect(model, record, prepared, error);
+    if (r == 0) {
+        r = carry_ranges(record, prepared, error);
+    }
+    if (r < 0 || !record->carry_whole) {
+        return r;
+    }
+    prepared->validity = VALIDITY_SUPERSET;
+    (void)snprintf(prepared->reason, sizeof prepared->reason,
+                   "a lost writer of the drive has not come back: older marks are kept");
+    if (!base) {
+        bitmap_set_all(prepared->bits, record->sequence);
+        return 0;
+    }
+    return bitmap_merge(prepared->bits, base, record->sequence) < 0 ? record_no_memory(error) : 0;
 }
 
 /*
  * The same for a bitmap that does not record.  What is not known is its gap
  * rather than carried whole: nothing is missed unless it is enabled.
  */
-static int carry_disabled(const struct drive *drive, uint64_t sequence, struct prepared *prepared,
+static int carry_disabled(struct model *model, struct record *record, struct prepared *prepared,
                           struct error *error)
 {
-    if (drive_has_unaccounted(drive)) {
-        prepared->gap = true;
-        return 0;
+    int r = collect(model, record, prepared, error);
+    if (r == 0) {
+        r = carry_ranges(record, prepared, error);
     }
-    return carry(drive, NULL, sequence, prepared, error);
+    prepared->gap = r == 0 && record->carry_whole;
+    return r;
 }
 
 int prepare_bitmap_create(struct model *model, struct record *record, struct prepared *prepared,
@@ -77,11 +121,12 @@ int prepare_bitmap_create(struct model *model, struct record *record, struct pre
     if (r < 0) {
         return r;
     }
-    if (model->bitmaps_count + model->foreign_count >= model->settings.bitmaps_max) {
+    if (!model->replaying &&
+        model->bitmaps_count + model->foreign_count >= model->settings.bitmaps_max) {
         return error_set(error, -EDQUOT, "limits.bitmaps: there are %u bitmaps already",
                          model->bitmaps_count + model->foreign_count);
     }
-    if (model->settings.memory_max &&
+    if (!model->replaying && model->settings.memory_max &&
         model->bits_bytes + drive_bits_bytes(drive->size, record->granularity) >
             model->settings.memory_max) {
         return error_set(error, -EDQUOT, "limits.memory: one more bitmap would pass %llu bytes",
@@ -92,8 +137,8 @@ int prepare_bitmap_create(struct model *model, struct record *record, struct pre
     if (r < 0) {
         return record_no_memory(error);
     }
-    r = record->disabled ? carry_disabled(drive, record->sequence, prepared, error)
-                         : carry(drive, pick_base(drive), record->sequence, prepared, error);
+    r = record->disabled ? carry_disabled(model, record, prepared, error)
+                         : carry(model, record, pick_base(drive), prepared, error);
     if (r < 0) {
         return r;
     }
@@ -147,9 +192,7 @@ int prepare_bitmap_enable(struct model *model, struct record *record, struct pre
         return r;
     }
     r = copy_bits(prepared, error);
-    return r < 0 ? r
-                 : carry(prepared->drive, pick_base(prepared->drive), record->sequence, prepared,
-                         error);
+    return r < 0 ? r : carry(model, record, pick_base(prepared->drive), prepared, error);
 }
 
 void apply_bitmap_enable(struct model *model, const struct record *record,
@@ -252,11 +295,9 @@ int prepare_bitmap_clear(struct model *model, struct record *record, struct prep
         return r;
     }
     if (prepared->bitmap->recording) {
-        return carry(prepared->drive, prepared->bitmap->bits, record->sequence, prepared, error);
+        return carry(model, record, prepared->bitmap->bits, prepared, error);
     }
-    return prepared->bitmap->gap
-               ? 0
-               : carry_disabled(prepared->drive, record->sequence, prepared, error);
+    return prepared->bitmap->gap ? 0 : carry_disabled(model, record, prepared, error);
 }
 
 int prepare_bitmap_clear_all(struct model *model, struct record *record, struct prepared *prepared,
@@ -271,12 +312,12 @@ int prepare_bitmap_clear_all(struct model *model, struct record *record, struct 
     }
     bitmap_clear_all(prepared->bits, record->sequence);
     if (!prepared->bitmap->recording) {
-        return carry_disabled(prepared->drive, record->sequence, prepared, error);
+        return carry_disabled(model, record, prepared, error);
     }
     /* The bits of an unknown bitmap vouch for nothing: carrying them whole is carrying all. */
     const struct bitmap *base =
         prepared->bitmap->validity == VALIDITY_UNKNOWN ? NULL : prepared->bitmap->bits;
-    return carry(prepared->drive, base, record->sequence, prepared, error);
+    return carry(model, record, base, prepared, error);
 }
 
 void apply_bitmap_clear_all(struct model *model, const struct record *record,

@@ -35,7 +35,7 @@ int prepare_drive_add(struct model *model, struct record *record, struct prepare
         return error_set(error, -EEXIST, "drive '%.*s' exists", (int)record->name.bytes,
                          record->name.data);
     }
-    if (model->drives_count >= model->settings.drives_max) {
+    if (!model->replaying && model->drives_count >= model->settings.drives_max) {
         return error_set(error, -EDQUOT, "limits.drives: there are %u drives already",
                          model->drives_count);
     }
@@ -93,8 +93,7 @@ int prepare_drive_rename(struct model *model, struct record *record, struct prep
                          record->name.data);
     }
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, drive_bitmap_names, &prepared->drive->bitmaps)
-    {
+    RB_FOREACH (bitmap, drive_bitmap_names, &prepared->drive->bitmaps) {
         char full[BITMAP_FULL_NAME_BYTES];
         (void)snprintf(full, sizeof full, "%.*s/%s", (int)record->name.bytes, record->name.data,
                        bitmap->name);
@@ -114,8 +113,7 @@ void apply_drive_rename(struct model *model, const struct record *record, struct
     drive->name[record->name.bytes] = '\0';
     model_link_drive(model, drive);
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, drive_bitmap_names, &drive->bitmaps)
-    {
+    RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
         bitmap->changed = record->sequence;
     }
 }
@@ -137,8 +135,7 @@ int prepare_drive_resize(struct model *model, struct record *record, struct prep
     }
     uint64_t old_bytes = 0, new_bytes = 0;
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, drive_bitmap_names, &drive->bitmaps)
-    {
+    RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
         r = record_check_geometry(record->size, bitmap_granularity(bitmap->bits), error);
         if (r < 0) {
             return error_prefix(error, r, "bitmap '%s'", bitmap->name);
@@ -146,7 +143,7 @@ int prepare_drive_resize(struct model *model, struct record *record, struct prep
         old_bytes += drive_bits_bytes(drive->size, bitmap_granularity(bitmap->bits));
         new_bytes += drive_bits_bytes(record->size, bitmap_granularity(bitmap->bits));
     }
-    if (model->settings.memory_max && new_bytes > old_bytes &&
+    if (!model->replaying && model->settings.memory_max && new_bytes > old_bytes &&
         model->bits_bytes - old_bytes + new_bytes > model->settings.memory_max) {
         return error_set(error, -EDQUOT, "limits.memory: the larger bitmaps would pass %llu bytes",
                          (unsigned long long)model->settings.memory_max);
@@ -155,8 +152,7 @@ int prepare_drive_resize(struct model *model, struct record *record, struct prep
     if (!prepared->resized) {
         return record_no_memory(error);
     }
-    RB_FOREACH(bitmap, drive_bitmap_names, &drive->bitmaps)
-    {
+    RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
         r = bitmap_resized(bitmap->bits, record->size, record->sequence,
                            &prepared->resized[prepared->resized_count]);
         if (r < 0) {
@@ -172,8 +168,7 @@ void apply_drive_resize(struct model *model, const struct record *record, struct
     struct drive *drive = prepared->drive;
     uint32_t i = 0;
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, drive_bitmap_names, &drive->bitmaps)
-    {
+    RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
         uint32_t granularity = bitmap_granularity(bitmap->bits);
         model->bits_bytes -= drive_bits_bytes(drive->size, granularity);
         model->bits_bytes += drive_bits_bytes(record->size, granularity);
@@ -210,8 +205,7 @@ void apply_drive_remove(struct model *model, const struct record *record, struct
     (void)record;
     struct drive *drive = prepared->drive;
     struct drive_bitmap *bitmap, *next;
-    RB_FOREACH_SAFE(bitmap, drive_bitmap_names, &drive->bitmaps, next)
-    {
+    RB_FOREACH_SAFE (bitmap, drive_bitmap_names, &drive->bitmaps, next) {
         remove_bitmap(model, bitmap);
     }
     model_unlink_drive(model, drive);

@@ -44,8 +44,7 @@ void apply_mark(struct model *model, const struct record *record, struct prepare
         }
     }
     if (drive->ungapped > 0) {
-        RB_FOREACH(bitmap, drive_bitmap_names, &drive->bitmaps)
-        {
+        RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
             if (!bitmap->recording && !bitmap->gap) {
                 drive_bitmap_set_recording(bitmap, false, true);
                 bitmap->changed = record->sequence;
@@ -55,9 +54,10 @@ void apply_mark(struct model *model, const struct record *record, struct prepare
     model->marks += record->ranges_count;
 }
 
-/* Whether every range is dirty already wherever it would be recorded. */
+/* Whether every range is dirty already wherever it would be recorded, by records up to @sequence.
+ */
 static bool mark_changes_nothing(const struct drive *drive, const struct range *ranges,
-                                 uint32_t count)
+                                 uint32_t count, uint64_t sequence)
 {
     if (drive->ungapped > 0) {
         return false;
@@ -65,12 +65,18 @@ static bool mark_changes_nothing(const struct drive *drive, const struct range *
     const struct drive_bitmap *bitmap;
     TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
         for (uint32_t i = 0; i < count; i++) {
-            if (!bitmap_test_all(bitmap->bits, ranges[i].offset, ranges[i].length)) {
+            if (!bitmap_test_all_since(bitmap->bits, ranges[i].offset, ranges[i].length,
+                                       sequence)) {
                 return false;
             }
         }
     }
     return true;
+}
+
+enum ack_level drive_ack_level(const struct drive *drive)
+{
+    return drive->durability == DURABILITY_PROCESS_CRASH ? ACK_WRITTEN : ACK_DURABLE;
 }
 
 int drive_mark(struct model *model, struct drive *drive, const struct range *ranges, uint32_t count,
@@ -83,9 +89,11 @@ int drive_mark(struct model *model, struct drive *drive, const struct range *ran
     if (r < 0) {
         return r;
     }
-    if (mark_changes_nothing(drive, ranges, count)) {
+    if (mark_changes_nothing(drive, ranges, count, UINT64_MAX)) {
         model->marks += count;
-        *ret_sequence = 0;
+        /* No record; but what made it dirty may still be on its way. */
+        uint64_t durable = ack_watermark(model, drive_ack_level(drive));
+        *ret_sequence = mark_changes_nothing(drive, ranges, count, durable) ? 0 : model->sequence;
         return 0;
     }
     r = model_commit(model, &record, error);

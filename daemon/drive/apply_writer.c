@@ -10,21 +10,23 @@ int prepare_attach(struct model *model, struct record *record, struct prepared *
                    struct error *error)
 {
     int r = record_find_drive(model, record, prepared, error);
-    if (r == 0) {
+    if (r == 0 && record->name.bytes > 0) {
         r = name_check(NAME_DRIVE, record->name.data, record->name.bytes, error);
     }
     if (r < 0) {
         return error_prefix(error, r, "writer");
     }
     struct drive *drive = prepared->drive;
-    prepared->writer = drive_writer_by_token(drive, record->name);
+    if (record->name.bytes > 0) {
+        prepared->writer = drive_writer_by_token(drive, record->name);
+    }
     if (prepared->writer) {
-        return prepared->writer->connected
+        return prepared->writer->connected && !model->replaying
                    ? error_set(error, -EBUSY, "writer '%s' is attached to drive '%s' already",
                                prepared->writer->token, drive->name)
                    : 0;
     }
-    if (drive->writers_count >= MODEL_WRITERS_MAX) {
+    if (!model->replaying && drive->writers_count >= MODEL_WRITERS_MAX) {
         return error_set(error, -EDQUOT, "drive '%s' has %u writers already", drive->name,
                          drive->writers_count);
     }
@@ -46,12 +48,12 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
     writer->connected = true;
 }
 
-/* The state itself changed when the connection ended; the record makes it durable. */
 void apply_lost(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
     (void)record;
-    (void)prepared;
+    prepared->writer->connected = false;
+    prepared->writer->resuming = false;
 }
 
 void apply_resume(struct model *model, const struct record *record, struct prepared *prepared)

@@ -8,6 +8,7 @@
 #include "daemon/container/container.h"
 #include "daemon/drive/history.h"
 #include "daemon/drive/model.h"
+#include "daemon/journal/journal.h"
 #include "proto/base/cleanup.h"
 
 RB_HEAD(drives_by_id, drive);
@@ -35,6 +36,7 @@ struct model {
     uv_loop_t *loop;
     struct model_settings settings;
     char *container_path; /* owned; settings.container_path points here */
+    char *journal_path;   /* likewise */
 
     struct drives_by_id drives;
     struct drives_by_name drive_names;
@@ -51,8 +53,9 @@ struct model {
     struct request_list requests_order;
     uint32_t requests_count;
 
-    struct waiter_list waiters; /* for applied_seq, by rising sequence */
+    struct waiter_list waiters[ACK_LEVELS]; /* by rising sequence */
 
+    struct drive_bitmap_list removed; /* gone, but their entries are still in the container */
     /* Entries of the container that the first commit replaces. */
     struct replaced_entry *replaced;
     uint32_t replaced_count;
@@ -61,6 +64,9 @@ struct model {
     uint32_t foreign_count;
 
     struct writeback *writeback;
+    struct journaling *journaling;
+    struct journal_id instance; /* of the journal that the next commit names */
+    bool replaying;             /* records come from a journal: limits and unsettled marks rest */
     struct history *history;
     struct uuid boot_id;
     uint64_t memory_bytes, dirty_memory_bytes; /* as last summed up, good until: */
@@ -154,13 +160,12 @@ bool drive_has_unaccounted(const struct drive *drive);
 uint32_t writer_unsettled(const struct writer *writer);
 
 /*
- * Sets all unsettled ranges of the drive's writers in @bits, so that they stay
- * a subset of what records.  @base: the bitmap that has recorded so far and
- * is carried whole when a writer is unaccounted; NULL when there is none, then
- * all is set.  Stores whether the result may hold extra.  -ENOMEM.
+ * The unsettled ranges of all the drive's writers; or @ret_whole when they are
+ * not all known, or too many for a record.  The caller frees *ret.  -ENOMEM.
  */
-int drive_carry_unsettled(const struct drive *drive, struct bitmap *bits, const struct bitmap *base,
-                          uint64_t sequence, bool *ret_extra);
+#define DRIVE_CARRIED_MAX 65536u
+int drive_collect_unsettled(const struct drive *drive, struct range **ret, uint32_t *ret_count,
+                            bool *ret_whole);
 
 /* ---- state.c: the payload of the container's state blob ---- */
 
@@ -186,9 +191,14 @@ int rebuild_from_table(struct model *model, struct container *container,
 int writeback_new(struct model *model, struct container *container,
                   const struct file_identity *identity, struct writeback **ret);
 void writeback_free(struct writeback *writeback); /* takes NULL; handles must be closed */
-/* Blocking, before the loop runs: commits everything.  On failure it is tried again from the
- * loop, and changes are refused until then. */
-int writeback_now(struct writeback *writeback, struct error *error);
+/*
+ * Blocking, before the loop runs: commits everything.  With the clean flag the container needs no
+ * journal, and changes stay refused until a commit without it.  On failure that is tried again
+ * from the loop.
+ */
+int writeback_now(struct writeback *writeback, bool clean, struct error *error);
+/* A start that fails: closes the handles, with nothing written. */
+void writeback_abandon(struct writeback *writeback);
 /* Something changed: arms the interval. */
 void writeback_touch(struct writeback *writeback);
 /* Begins as soon as the loop has gathered this turn's requests. */
@@ -196,8 +206,6 @@ void writeback_start(struct writeback *writeback);
 void writeback_configure(struct writeback *writeback);
 /* The last one, with the clean flag; then closes its handles and calls @closed. */
 void writeback_close(struct writeback *writeback, void (*closed)(struct model *model, int r));
-/* An entry of a bitmap that is gone must leave the container.  Cannot fail. */
-void writeback_removed(struct writeback *writeback, struct drive_bitmap *bitmap);
 uint64_t writeback_applied_seq(const struct writeback *writeback);
 /* Why changes are refused, or NULL. */
 const char *writeback_refuses(const struct writeback *writeback);
@@ -209,7 +217,10 @@ void writeback_get_status(const struct writeback *writeback, struct model_status
 
 /* ---- ack.c ---- */
 
-/* Completes the waiters up to @sequence. */
-void ack_complete(struct model *model, uint64_t sequence, int r);
+uint64_t ack_watermark(const struct model *model, enum ack_level level);
+/* Watermarks have moved: completes who waited for them. */
+void ack_advance(struct model *model);
+/* Tells those who wait for @level up to @sequence that it has failed for now. */
+void ack_fail(struct model *model, enum ack_level level, uint64_t sequence);
 
 #endif

@@ -7,7 +7,7 @@
  * exactly while it records; the counters agree with the trees.  Entering and
  * leaving never allocates, so that applying a record cannot fail.
  */
-#include "daemon/drive/internal.h"
+#include "daemon/drive/journaling.h"
 
 #include "proto/base/checked.h"
 
@@ -384,7 +384,8 @@ const uint8_t *model_container_uuid(const struct model *model)
 
 const char *model_degraded_reason(const struct model *model)
 {
-    return writeback_degraded_reason(model->writeback);
+    const char *reason = writeback_degraded_reason(model->writeback);
+    return reason[0] ? reason : journaling_degraded_reason(model->journaling);
 }
 
 /* The sums look at every chunk, so they are not made anew for each who asks. */
@@ -398,8 +399,7 @@ static void sum_up(struct model *model)
     model->dirty_memory_bytes = writeback_changed_bytes(model->writeback);
     model->memory_bytes = 0;
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
-    {
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
         model->memory_bytes += bitmap_memory_bytes(bitmap->bits);
     }
 }
@@ -426,14 +426,12 @@ void model_get_status(struct model *model, struct model_status *ret)
 void model_clear(struct model *model)
 {
     struct drive_bitmap *bitmap, *next_bitmap;
-    RB_FOREACH_SAFE(bitmap, bitmaps_by_id, &model->bitmaps, next_bitmap)
-    {
+    RB_FOREACH_SAFE (bitmap, bitmaps_by_id, &model->bitmaps, next_bitmap) {
         model_unlink_bitmap(model, bitmap);
         drive_bitmap_free(bitmap);
     }
     struct drive *drive, *next_drive;
-    RB_FOREACH_SAFE(drive, drives_by_id, &model->drives, next_drive)
-    {
+    RB_FOREACH_SAFE (drive, drives_by_id, &model->drives, next_drive) {
         struct writer *writer;
         while ((writer = TAILQ_FIRST(&drive->writers))) {
             drive_remove_writer(drive, writer);
@@ -449,6 +447,10 @@ void model_clear(struct model *model)
         free(result);
     }
     model->requests_count = 0;
+    while ((bitmap = TAILQ_FIRST(&model->removed))) {
+        TAILQ_REMOVE(&model->removed, bitmap, recording_entry);
+        drive_bitmap_free(bitmap);
+    }
 }
 
 void model_free(struct model *model)
@@ -463,6 +465,8 @@ void model_free(struct model *model)
     free(model->foreign_names);
     free(model->replaced);
     writeback_free(model->writeback);
+    journaling_free(model->journaling);
     free(model->container_path);
+    free(model->journal_path);
     free(model);
 }

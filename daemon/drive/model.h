@@ -87,8 +87,10 @@ struct drive {
 
 /* What the model takes from the configuration. */
 struct model_settings {
-    const char *container_path; /* the next four cannot change while running */
+    const char *container_path; /* the next six cannot change while running */
     uint32_t cluster_bits;
+    const char *journal_path; /* of the segments PATH.0 and PATH.1 */
+    uint64_t journal_segment_bytes;
     const char *catalog_path;
     uint32_t catalog_events;
     uint64_t container_bytes_max; /* 0: no limit */
@@ -101,6 +103,9 @@ struct model_settings {
     uint64_t memory_max;    /* bytes of dense chunks in the worst case; 0: no limit */
     uint32_t unsettled_max; /* of one writer */
 };
+
+/* What a mark of this drive waits for. */
+enum ack_level drive_ack_level(const struct drive *drive);
 
 enum model_open_flags {
     MODEL_ACCEPT_COPY = 1 << 0, /* the operator vouches for a container that was copied */
@@ -172,6 +177,7 @@ struct model_waiter {
      * cause is model_status.degraded_reason). */
     void (*done)(struct model_waiter *waiter, int r);
     uint64_t sequence;
+    enum ack_level level;
     TAILQ_ENTRY(model_waiter) entry;
 };
 
@@ -179,7 +185,7 @@ struct model_waiter {
  * Calls done() when everything up to @sequence has reached @level: at once, or
  * later from the loop.  Starts a write-back when one is needed for that.
  */
-void model_wait(struct model *model, uint64_t sequence, enum record_level level,
+void model_wait(struct model *model, uint64_t sequence, enum ack_level level,
                 struct model_waiter *waiter);
 void model_wait_cancel(struct model *model, struct model_waiter *waiter);
 
@@ -199,7 +205,7 @@ int writer_attach(struct model *model, struct drive *drive, struct text token, c
                   struct writer **ret, uint64_t *ret_sequence, bool *ret_resuming,
                   struct error *error);
 /* An anonymous writer. */
-int writer_new(struct drive *drive, struct writer **ret, struct error *error);
+int writer_new(struct model *model, struct drive *drive, struct writer **ret, struct error *error);
 
 /*
  * Marks ranges for a writer that settles at once, or for none: dirty in every

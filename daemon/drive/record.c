@@ -4,6 +4,7 @@
  * have in common.  apply.h tells how a type is prepared and applied.
  */
 #include "daemon/drive/apply.h"
+#include "daemon/drive/journaling.h"
 
 #include "proto/base/checked.h"
 
@@ -20,6 +21,7 @@ static void prepared_deinit(struct prepared *prepared)
         bitmap_free(prepared->resized[i]);
     }
     free(prepared->resized);
+    free(prepared->carried);
     free(prepared->request);
 }
 
@@ -30,23 +32,30 @@ int record_no_memory(struct error *error)
 
 /* ---- Checks ---- */
 
+int record_check_range(const struct drive *drive, struct range range, struct error *error)
+{
+    if (range.length == 0) {
+        return error_set(error, -EINVAL, "at byte %llu: it has no length",
+                         (unsigned long long)range.offset);
+    }
+    if (range.offset >= drive->size || range.length > drive->size - range.offset) {
+        return error_set(error, -ERANGE,
+                         "%llu bytes at byte %llu: passes the end of drive '%s' at %llu",
+                         (unsigned long long)range.length, (unsigned long long)range.offset,
+                         drive->name, (unsigned long long)drive->size);
+    }
+    return 0;
+}
+
 int record_check_ranges(const struct drive *drive, const struct record *record, struct error *error)
 {
     if (record->ranges_count == 0) {
         return error_set(error, -EINVAL, "no range is given");
     }
     for (uint32_t i = 0; i < record->ranges_count; i++) {
-        struct range range = record->ranges[i];
-        if (range.length == 0) {
-            return error_set(error, -EINVAL, "range %u at byte %llu has no length", i,
-                             (unsigned long long)range.offset);
-        }
-        if (range.offset >= drive->size || range.length > drive->size - range.offset) {
-            return error_set(error, -ERANGE,
-                             "range %u, %llu bytes at byte %llu, passes the end of drive '%s' at "
-                             "%llu",
-                             i, (unsigned long long)range.length, (unsigned long long)range.offset,
-                             drive->name, (unsigned long long)drive->size);
+        int r = record_check_range(drive, record->ranges[i], error);
+        if (r < 0) {
+            return error_prefix(error, r, "range %u", i);
         }
     }
     return 0;
@@ -140,7 +149,8 @@ int record_find_writer(struct model *model, struct record *record, struct prepar
     if (r < 0) {
         return r;
     }
-    prepared->writer = drive_writer_by_token(prepared->drive, record->name);
+    prepared->writer =
+        record->writer ? record->writer : drive_writer_by_token(prepared->drive, record->name);
     return prepared->writer
                ? 0
                : error_set(error, -ENOENT, "drive '%s' has no writer '%.*s'", prepared->drive->name,
@@ -150,7 +160,9 @@ int record_find_writer(struct model *model, struct record *record, struct prepar
 void remove_bitmap(struct model *model, struct drive_bitmap *bitmap)
 {
     model_unlink_bitmap(model, bitmap);
-    writeback_removed(model->writeback, bitmap);
+    bitmap_free(bitmap->bits);
+    bitmap->bits = NULL;
+    TAILQ_INSERT_TAIL(&model->removed, bitmap, recording_entry);
 }
 
 /* ---- The table, and the way in ---- */
@@ -183,11 +195,6 @@ static const struct record_kind {
     [RECORD_DETACH] = {"detach", record_find_writer, apply_detach, true},
     [RECORD_FENCE] = {"fence", prepare_fence, apply_fence, true},
 };
-
-enum record_level record_level(enum record_type type)
-{
-    return type == RECORD_MARK ? RECORD_LEVEL_MEMORY : RECORD_LEVEL_CONTAINER;
-}
 
 const char *record_type_name(enum record_type type)
 {
@@ -224,13 +231,16 @@ int model_commit(struct model *model, struct record *record, struct error *error
     const struct record_kind *kind = &kinds[record->type];
     CLEANUP(prepared_deinit) struct prepared prepared = {0};
 
-    const char *refused = writeback_refuses(model->writeback);
-    if (refused) {
+    if (!model->replaying && writeback_refuses(model->writeback)) {
         return error_set(error, -EROFS,
-                         "changes are refused until the container can be written: %s", refused);
+                         "changes are refused until the container can be written: %s",
+                         writeback_refuses(model->writeback));
     }
     record->sequence = model->sequence + 1;
     int r = kind->prepare(model, record, &prepared, error);
+    if (r == 0 && !model->replaying) {
+        r = journaling_reserve(model->journaling, record, error);
+    }
     if (r < 0) {
         return r;
     }
@@ -254,6 +264,9 @@ int model_commit(struct model *model, struct record *record, struct error *error
     }
 
     model->sequence = record->sequence;
+    if (!model->replaying) {
+        journaling_add(model->journaling, record);
+    }
     kind->apply(model, record, &prepared);
 
     if (prepared.request) {
@@ -263,6 +276,9 @@ int model_commit(struct model *model, struct record *record, struct error *error
         result->sequence = record->sequence;
         result->object = record->bitmap ? record->bitmap : record->drive;
         model_request_add(model, result);
+    }
+    if (model->replaying) {
+        return 0;
     }
     if (kind->in_history) {
         note(model, record, drive_name[0] ? drive_name : NULL, bitmap_name[0] ? bitmap_name : NULL);

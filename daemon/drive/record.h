@@ -78,17 +78,30 @@ struct record {
     const uint64_t *sources; /* BITMAP_MERGE: ids */
     uint32_t sources_count;
 
+    /*
+     * What starts or restarts recording (BITMAP_CREATE, _ENABLE, _CLEAR,
+     * _CLEAR_ALL) sets these as well: the unsettled ranges of the drive's
+     * writers, or, when they are not known, all that was recorded.  Found out
+     * by model_commit(); a replay takes them as they are.
+     */
+    const struct range *carried;
+    uint32_t carried_count;
+    bool carry_whole;
+
+    struct writer *writer; /* LOST, DETACH of a living one: who, when tokens do not tell */
+
     struct request_id request; /* remembered with the result */
     const char *peer;          /* for the history; NULL: the daemon itself */
 };
 
-/* What an acknowledgement of a record waits for. */
-enum record_level {
-    RECORD_LEVEL_MEMORY,    /* marks: applied in memory; a crash makes recording bitmaps unknown */
-    RECORD_LEVEL_CONTAINER, /* all else: in the container */
+/* What an acknowledgement waits for. */
+enum ack_level {
+    ACK_WRITTEN,   /* outlives the process: marks of process-crash drives */
+    ACK_DURABLE,   /* outlives the power: marks of power-loss drives, and all else */
+    ACK_CONTAINER, /* in the container: flush */
+    ACK_LEVELS
 };
 
-enum record_level record_level(enum record_type type);
 const char *record_type_name(enum record_type type); /* "drive-add", for history and logs */
 
 #endif

@@ -6,27 +6,26 @@
  *   2. Open it: header block or mirror, written again as read and synced, so
  *      that nothing is built on a cache that may not be on the disk.
  *   3. Load, verifying checksums.
- *   4. Judge: what happened since the last commit, and what can be believed.
- *   5. Commit the verdicts, without the clean flag, all at once: what destroys
- *      the evidence of a problem is in the same commit as the verdict.
+ *   4. Replay the journal when the container was not closed cleanly; judge what
+ *      happened since the last commit, and what can be believed.
+ *   5. Commit all that: what destroys the evidence of a problem is in the same
+ *      commit as the verdict.  Marked clean, it needs no journal.  Make a new
+ *      journal; commit its instance, without the clean flag.
  *   6. The caller listens.
- *
- * Verdicts.  Until there is a journal, marks are acknowledged in memory, so a
- * start that finds no clean flag makes every recording bitmap unknown, and
- * takes it that disabled ones have skipped a mark.  A container that is not the file it says it
- * is (copied or restored) may be older than the drives: everything becomes
- * unknown unless the operator vouches for it.  Damage in one bitmap makes that
- * bitmap unknown, damage of the state payload all of them.
  */
-#include "daemon/drive/internal.h"
+#include "daemon/drive/start.h"
+#include "daemon/drive/journaling.h"
 
 #include "daemon/base/log.h"
+#include "proto/base/checked.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 /* More than can be used up between two commits. */
 #define NUMBERS_SKIPPED (UINT64_C(1) << 32)
@@ -135,295 +134,79 @@ static int open_file(const struct model *model, struct file **ret, int *ret_fd, 
     return r;
 }
 
-/* ---- Steps 3 and 4: bits and verdicts ---- */
+/* ---- Steps 3 to 5 ---- */
 
-static void unknown(struct drive_bitmap *bitmap, uint64_t sequence, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static void unknown(struct drive_bitmap *bitmap, uint64_t sequence, const char *format, ...)
+/* Files that a verdict is about are kept for whoever wants to know. */
+static void set_aside_journal(const struct model *model)
 {
-    char reason[MODEL_REASON_BYTES_MAX + 1];
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(reason, sizeof reason, format, args);
-    va_end(args);
-    drive_bitmap_worsen(bitmap, VALIDITY_UNKNOWN, "%s", reason);
-    bitmap->changed = sequence;
-}
+    static const char *const names[] = {JOURNAL_NAME_0, JOURNAL_NAME_1};
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
 
-static void unknown_all(struct model *model, uint64_t sequence, const char *reason)
-{
-    struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
-    {
-        unknown(bitmap, sequence, "%s", reason);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        CLEANUP_FREE char *from = NULL;
+        CLEANUP_FREE char *to = NULL;
+        if (asprintf(&from, "%s.%s", model->settings.journal_path, names[i]) < 0 ||
+            asprintf(&to, "%s.damaged-%lld", from, (long long)now.tv_sec) < 0) {
+            return;
+        }
+        if (rename(from, to) == 0) {
+            log_warning("the damaged journal %s was moved to %s", from, to);
+        }
     }
 }
 
-/* Reads the bits of one bitmap; what cannot be read is dirty, and the bitmap unknown. */
-static int load_bits(struct container *container, uint32_t index, struct drive_bitmap *bitmap,
-                     uint8_t *buffer, uint64_t sequence)
+/* The container needs no journal: what is there makes room. */
+static void remove_journal(const struct model *model)
 {
-    uint32_t chunks = bitmap_chunks(bitmap->bits);
-
-    for (uint32_t i = 0; i < chunks; i++) {
-        enum container_cluster_kind kind;
-        struct bitmap_chunk_view view;
-        struct error error;
-
-        bitmap_chunk(bitmap->bits, i, &view);
-        int r = container_bitmap_read(container, index, i, buffer, &kind, &error);
-        if (r == 0 && kind == CONTAINER_DATA) {
-            r = bitmap_load_chunk(bitmap->bits, i, buffer, view.length_bytes, 0);
-            if (r == -ENOMEM) {
-                return r;
-            }
-            if (r < 0) {
-                error_set(&error, r, "cluster %u has bits beyond the drive's end", i);
-            }
-        }
-        if (r < 0) {
-            log_warning("bitmap %s/%s: %s", bitmap->drive->name, bitmap->name, error.text);
-            bitmap->rewrite = true;
-            unknown(bitmap, sequence, "damaged in the container: %s", error.text);
-            uint64_t span =
-                (uint64_t)bitmap_chunk_bytes(bitmap->bits) * 8 * bitmap_granularity(bitmap->bits);
-            uint64_t offset = i * span;
-            uint64_t left = bitmap->drive->size - offset;
-            bitmap_set(bitmap->bits, offset, left < span ? left : span, sequence);
+    static const char *const names[] = {JOURNAL_NAME_0, JOURNAL_NAME_1, JOURNAL_NAME_0_NEW,
+                                        JOURNAL_NAME_1_NEW};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        CLEANUP_FREE char *path = NULL;
+        if (asprintf(&path, "%s.%s", model->settings.journal_path, names[i]) < 0) {
+            path = NULL;
+        } else if (unlink(path) < 0 && errno != ENOENT) {
+            log_warning("cannot remove %s: %s", path, strerror(errno));
         }
     }
-    return 0;
 }
 
 /*
- * A bitmap whose entry cannot be used as a whole gets a new entry under a new
- * id; the first commit removes the old one.
+ * A new journal under its temporary name; the commit that follows names its
+ * instance.  @in_force: the instance that the container names until then, when
+ * its files may still be needed; else NULL.
  */
-static void replace_entry(struct model *model, struct drive_bitmap *bitmap, uint32_t index,
-                          uint64_t sequence)
+static int prepare_journal(struct model *model, const struct journal_files *files,
+                           const struct uuid *container, const struct journal_id *in_force,
+                           struct error *error)
 {
-    struct drive *drive = bitmap->drive;
+    struct journal_id id;
+    struct journal *journal;
 
-    model->replaced[model->replaced_count++] =
-        (struct replaced_entry){.index = index, .id = bitmap->id};
-    model_unlink_bitmap(model, bitmap);
-    bitmap->id = model->next_id++;
-    model_link_bitmap(model, drive, bitmap);
-    bitmap_set_all(bitmap->bits, sequence);
-}
-
-static int load_bitmap(struct model *model, struct container *container,
-                       struct drive_bitmap *bitmap, uint8_t *buffer, uint64_t sequence)
-{
-    struct container_bitmap_info entry;
-    char name[BITMAP_FULL_NAME_BYTES];
-    uint32_t index;
-
-    if (container_bitmap_find(container, bitmap->id, &index) < 0) {
-        bitmap_set_all(bitmap->bits, sequence);
-        unknown(bitmap, sequence, "the container has no entry for it");
-        return 0;
+    memcpy(id.bytes, container->bytes, sizeof id.bytes);
+    if (getrandom(model->instance.bytes, sizeof model->instance.bytes, 0) !=
+        (ssize_t)sizeof model->instance.bytes) {
+        return error_set(error, -EIO, "no random bytes for a journal's id");
     }
-    container_bitmap_get(container, index, &entry);
-    drive_bitmap_full_name(bitmap, name);
-    if (entry.damage) {
-        log_warning("bitmap %s: %s", name, entry.damage);
-        unknown(bitmap, sequence, "damaged in the container: %s", entry.damage);
-        replace_entry(model, bitmap, index, sequence);
-        return 0;
-    }
-    if (strcmp(entry.name, name) != 0 || entry.granularity != bitmap_granularity(bitmap->bits) ||
-        entry.sectors != (bitmap->drive->size + 511) / 512) {
-        unknown(bitmap, sequence, "its entry in the container's table does not fit its state");
-        replace_entry(model, bitmap, index, sequence);
-        return 0;
-    }
-    bitmap->stored = true;
-    bitmap->committed = sequence - 1;
-    return load_bits(container, index, bitmap, buffer, sequence);
-}
-
-/*
- * Entries that the model does not know by their ids.  One under a name of ours
- * is what a damaged state left of that bitmap: the first commit replaces it.
- * The others belong to somebody else; their names are taken.
- */
-static int sort_entries(struct model *model, struct container *container,
-                        const struct container_info *info)
-{
-    model->foreign_names = calloc((size_t)info->bitmaps + 1, sizeof *model->foreign_names);
-    model->replaced = calloc((size_t)info->bitmaps + 1, sizeof *model->replaced);
-    if (!model->foreign_names || !model->replaced) {
-        return -ENOMEM;
-    }
-    for (uint32_t i = 0; i < info->bitmaps; i++) {
-        struct container_bitmap_info entry;
-        container_bitmap_get(container, i, &entry);
-        if (entry.id != 0 && model_bitmap_by_id(model, entry.id)) {
-            continue;
-        }
-        if (model_bitmap_by_name(model, (struct text){entry.name, entry.name_bytes}, NULL)) {
-            model->replaced[model->replaced_count++] =
-                (struct replaced_entry){.index = i, .id = entry.id};
-            continue;
-        }
-        char *name = strdup(entry.name);
-        if (!name) {
-            return -ENOMEM;
-        }
-        model->foreign_names[model->foreign_count++] = name;
-    }
-    return 0;
-}
-
-static int load(struct model *model, struct container *container, const struct container_info *info,
-                uint64_t sequence, struct error *error)
-{
-    CLEANUP_FREE uint8_t *buffer = malloc(info->cluster_size);
-    int r = buffer ? sort_entries(model, container, info) : -ENOMEM;
-
-    /* Those that get a new id on the way are behind this one. */
-    uint64_t end = model->next_id;
-    struct drive_bitmap *bitmap = model_bitmap_after(model, 0);
-    while (r == 0 && bitmap && bitmap->id < end) {
-        uint64_t id = bitmap->id;
-        r = load_bitmap(model, container, bitmap, buffer, sequence);
-        bitmap = model_bitmap_after(model, id);
-    }
-    return r < 0 ? error_set_errno(error, r, "cannot load the bitmaps") : 0;
-}
-
-/* Writers may have marked since what was loaded, and still be about to write. */
-static void doubt_writers(struct model *model)
-{
-    struct drive *drive;
-    RB_FOREACH(drive, drives_by_id, &model->drives)
-    {
-        struct writer *writer;
-        TAILQ_FOREACH (writer, &drive->writers, entry) {
-            writer->unaccounted = true;
-        }
-    }
-}
-
-static void judge_unclean(struct model *model, uint64_t sequence)
-{
-    doubt_writers(model);
-    struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
-    {
-        if (bitmap->recording) {
-            unknown(bitmap, sequence, "bitmapd did not stop cleanly while it recorded");
-        } else if (!bitmap->gap) {
-            drive_bitmap_set_recording(bitmap, false, true);
-            bitmap->changed = sequence;
-        }
-    }
-}
-
-static bool identity_equal(const struct file_identity *a, const struct file_identity *b)
-{
-    return a->inode == b->inode && a->birth_time_ns == b->birth_time_ns;
-}
-
-static void judge(struct model *model, const struct container_info *info,
-                  const struct file_identity *identity, unsigned flags, uint64_t sequence)
-{
-    if (info->used_mirror) {
-        log_warning("container %s: the header was damaged; its mirror was used",
-                    model->container_path);
-    }
-    if (info->foreign_write) {
-        log_warning("container %s: another program opened it for writing; what its checksums "
-                    "prove intact is kept",
-                    model->container_path);
-    }
-    if (!info->clean) {
-        judge_unclean(model, sequence);
-    }
-    if (!identity_equal(&info->identity, identity)) {
-        if (flags & MODEL_ACCEPT_COPY) {
-            log_notice("container %s: accepted as a copy", model->container_path);
-        } else {
-            unknown_all(model, sequence, "the container was copied or restored");
-            doubt_writers(model);
-        }
-    }
-    if (flags & MODEL_DISTRUST) {
-        unknown_all(model, sequence, "started with --distrust");
-    }
-}
-
-static void report(struct model *model, const struct container_info *info, bool made)
-{
-    uint32_t count = 0;
-    const struct drive_bitmap *first = NULL;
-    struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
-    {
-        if (bitmap->validity == VALIDITY_UNKNOWN) {
-            count++;
-            first = first ? first : bitmap;
-            history_note(model->history, model->sequence, "unknown", bitmap->drive->name,
-                         bitmap->name, NULL, bitmap->reason);
-        }
-    }
-    int n = snprintf(model->start_report, sizeof model->start_report,
-                     "%s, %u drives, %u bitmaps, %u unknown",
-                     made          ? "new container"
-                     : info->clean ? "clean container"
-                                   : "container was not closed cleanly",
-                     model->drives_count, model->bitmaps_count, count);
-    if (first && n > 0 && (size_t)n < sizeof model->start_report) {
-        (void)snprintf(model->start_report + n, sizeof model->start_report - (size_t)n,
-                       " (%s/%s: %s)", first->drive->name, first->name, first->reason);
-    }
-    if (count > 0) {
-        log_warning("%s", model->start_report);
-    } else {
-        log_info("%s", model->start_report);
-    }
-    history_note(model->history, model->sequence, "start", NULL, NULL, NULL, model->start_report);
-}
-
-/* Drives and bitmaps as the payload tells, or, when it is damaged, as far as the table tells. */
-static int load_state(struct model *model, struct container *container,
-                      const struct container_info *info, char damage[], struct error *error)
-{
-    const void *payload;
-    size_t payload_bytes;
-    struct error why = {""};
-
-    memcpy(damage, info->state_damage, sizeof info->state_damage);
-    container_state(container, &payload, &payload_bytes);
-    int r = payload_bytes ? state_decode(model, payload, payload_bytes, &why) : 0;
-    if (r == -ENOMEM) {
-        return error_set(error, r, "%s", why.text);
-    }
+    int r = journal_create(files, &id, &model->instance, in_force,
+                           model->settings.journal_segment_bytes, &journal, error);
     if (r < 0) {
-        (void)snprintf(damage, sizeof info->state_damage, "%.255s", why.text);
+        return r;
     }
-    if (r < 0 || (payload_bytes == 0 && damage[0])) {
-        log_error("container %s: %s; drives and bitmaps are made anew from the bitmap table, "
-                  "drives without bitmaps are lost, all others are unknown and may need a resize",
-                  model->container_path, damage);
-        model_clear(model);
-        r = rebuild_from_table(model, container, info);
-        if (r < 0) {
-            return error_set_errno(error, r, "cannot make the drives anew");
-        }
-    } else if (damage[0]) {
-        log_error("container %s: %s; all bitmaps are unknown", model->container_path, damage);
+    r = journaling_new(model, journal, &model->journaling);
+    if (r < 0) {
+        journal_close(journal);
+        return error_set_errno(error, r, "cannot start the journal's thread");
     }
     return 0;
 }
 
-/* Steps 3 to 5, on an open container.  Takes it over on success. */
-static int take_container(struct model *model, struct container *container,
+/* Steps 3 to 5, on an open container; *taken is NULL once it is the write-back's. */
+static int take_container(struct model *model, struct container **taken,
                           const struct file_identity *identity, unsigned flags, bool made,
                           struct error *error)
 {
+    struct container *container = *taken;
     struct container_info info;
     container_get_info(container, &info);
     model->settings.cluster_bits = (uint32_t)__builtin_ctz(info.cluster_size);
@@ -435,32 +218,62 @@ static int take_container(struct model *model, struct container *container,
     }
 
     char damage[sizeof info.state_damage] = "";
-    int r = load_state(model, container, &info, damage, error);
+    int r = start_load_state(model, container, &info, damage, error);
     if (r < 0) {
         return r;
     }
 
-    if (!info.clean || !identity_equal(&info.identity, identity)) {
+    r = start_load(model, container, &info, model->sequence + 1, error);
+    struct journal_files files;
+    journal_files_posix(model->settings.journal_path, &files);
+    struct replay_report replayed = {.highest_seq = model->sequence};
+    if (r == 0 && !info.clean) {
+        r = replay_journal(model, &files, &info.uuid, &replayed, error);
+    }
+    if (r < 0) {
+        return r;
+    }
+
+    start_rename_replaced(model);
+    if (replayed.damage[0] || !start_identity_equal(&info.identity, identity)) {
         /* What was numbered after this commit is lost here, but clients may remember it. */
         model->sequence += NUMBERS_SKIPPED;
         model->next_id += NUMBERS_SKIPPED;
     }
-    uint64_t sequence = model->sequence + 1;
-    r = load(model, container, &info, sequence, error);
-    if (r < 0) {
-        return r;
-    }
+    uint64_t sequence = max_u64(model->sequence, replayed.highest_seq) + 1;
     model->sequence = sequence;
     if (damage[0]) {
-        unknown_all(model, sequence, damage);
+        start_unknown_all(model, sequence, damage);
     }
-    judge(model, &info, identity, flags, sequence);
+    start_judge(model, &info, &replayed, identity, flags, sequence);
     container_set_max_size(container, model->settings.container_bytes_max);
+    if (replayed.damage[0]) {
+        set_aside_journal(model);
+    }
     r = writeback_new(model, container, identity, &model->writeback);
     if (r < 0) {
         return error_set_errno(error, r, "cannot start the container's thread");
     }
-    (void)writeback_now(model->writeback, error);
+    *taken = NULL;
+    /*
+     * First everything into the container, verdicts and all, marked clean: from
+     * there on no journal is needed.  Then the new one, and the commit that names it.
+     */
+    static const struct journal_id none;
+    struct journal_id old = model->instance;
+    bool covered = writeback_now(model->writeback, true, error) == 0;
+    if (covered) {
+        remove_journal(model);
+    }
+    bool needed = !covered && memcmp(&old, &none, sizeof none) != 0;
+    r = prepare_journal(model, &files, &info.uuid, needed ? &old : NULL, error);
+    if (r < 0) {
+        writeback_abandon(model->writeback);
+        return r;
+    }
+    /* A number of its own, so that whoever waits for the container waits for this commit too. */
+    model->sequence++;
+    (void)writeback_now(model->writeback, false, error);
 
     r = history_new(model->loop, model->settings.catalog_path, model->settings.catalog_events,
                     &model->history);
@@ -468,7 +281,7 @@ static int take_container(struct model *model, struct container *container,
         log_warning("catalog %s: %s; history is not kept", model->settings.catalog_path,
                     strerror(-r));
     }
-    report(model, &info, made);
+    start_report(model, &info, &replayed, made);
     return 0;
 }
 
@@ -482,18 +295,23 @@ int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned 
     bool made;
     int fd;
 
-    if (!model || !(model->container_path = strdup(settings->container_path))) {
+    if (!model || !(model->container_path = strdup(settings->container_path)) ||
+        !(model->journal_path = strdup(settings->journal_path))) {
         return error_set(error, -ENOMEM, "out of memory");
     }
     model->loop = loop;
     model->settings = *settings;
     model->settings.container_path = model->container_path;
+    model->settings.journal_path = model->journal_path;
     RB_INIT(&model->drives);
     RB_INIT(&model->drive_names);
     RB_INIT(&model->bitmaps);
     RB_INIT(&model->requests);
     TAILQ_INIT(&model->requests_order);
-    TAILQ_INIT(&model->waiters);
+    TAILQ_INIT(&model->removed);
+    for (size_t i = 0; i < ACK_LEVELS; i++) {
+        TAILQ_INIT(&model->waiters[i]);
+    }
     int r = read_boot_id(&model->boot_id);
     if (r < 0) {
         return error_set(error, r, "cannot read /proc/sys/kernel/random/boot_id");
@@ -514,11 +332,10 @@ int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned 
     }
     file = NULL;
 
-    r = take_container(model, container, &identity, flags, made, error);
+    r = take_container(model, &container, &identity, flags, made, error);
     if (r < 0) {
         return error_prefix(error, r, "%s", model->container_path);
     }
-    container = NULL;
     *ret = STEAL(model);
     return 0;
 }
@@ -528,6 +345,8 @@ void model_configure(struct model *model, const struct model_settings *settings)
     struct model_settings old = model->settings;
     model->settings = *settings;
     model->settings.container_path = old.container_path;
+    model->settings.journal_path = old.journal_path;
+    model->settings.journal_segment_bytes = old.journal_segment_bytes;
     model->settings.catalog_path = NULL; /* the history has its own */
     model->settings.cluster_bits = old.cluster_bits;
     model->settings.container_bytes_max = old.container_bytes_max;
@@ -547,12 +366,17 @@ static void history_closed(void *opaque)
     closed(closed_opaque, r);
 }
 
+static void journaling_closed(struct model *model)
+{
+    history_note(model->history, model->sequence, "stop", NULL, NULL, NULL,
+                 model->close_r < 0 ? "not clean: the last write-back failed" : NULL);
+    history_close(model->history, history_closed, model);
+}
+
 static void writeback_closed(struct model *model, int r)
 {
     model->close_r = r;
-    history_note(model->history, model->sequence, "stop", NULL, NULL, NULL,
-                 r < 0 ? "not clean: the last write-back failed" : NULL);
-    history_close(model->history, history_closed, model);
+    journaling_close(model->journaling, journaling_closed);
 }
 
 void model_close(struct model *model, void (*closed)(void *opaque, int r), void *opaque)

@@ -8,6 +8,7 @@
  *
  *     u32 version (1)
  *     u64 next_id
+ *     16 bytes instance of the journal that belongs to this commit
  *     u32 drives, then for each:
  *         u64 id, string name, string path, u64 size in bytes,
  *         u32 granularity, u8 durability
@@ -122,8 +123,7 @@ static void encode_drive(struct encoder *encoder, struct drive *drive)
 
     put_u32(encoder, drive->bitmaps_count);
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, drive_bitmap_names, &drive->bitmaps)
-    {
+    RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
         put_u64(encoder, bitmap->id);
         put_string(encoder, bitmap->name);
         put_u32(encoder, bitmap_granularity(bitmap->bits));
@@ -140,10 +140,10 @@ int state_encode(struct model *model, uint8_t **ret_payload, size_t *ret_bytes)
 
     put_u32(&encoder, STATE_VERSION);
     put_u64(&encoder, model->next_id);
+    put(&encoder, model->instance.bytes, sizeof model->instance.bytes);
     put_u32(&encoder, model->drives_count);
     struct drive *drive;
-    RB_FOREACH(drive, drives_by_id, &model->drives)
-    {
+    RB_FOREACH (drive, drives_by_id, &model->drives) {
         encode_drive(&encoder, drive);
     }
     put_u32(&encoder, model->requests_count);
@@ -355,6 +355,8 @@ int state_decode(struct model *model, const uint8_t *payload, size_t bytes, stru
     if (model->next_id == 0 || model->next_id >= UINT64_MAX / 2) {
         return broken(&decoder, error, "the next id is out of range");
     }
+    memcpy(model->instance.bytes, get(&decoder, sizeof model->instance.bytes),
+           sizeof model->instance.bytes);
     int r = 0;
     uint32_t drives = get_u32(&decoder);
     for (uint32_t i = 0; r == 0 && i < drives; i++) {

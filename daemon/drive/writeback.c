@@ -19,6 +19,7 @@
  * Before the first commit of a start has succeeded, what the start found out
  * is not on the disk, so changes are refused.
  */
+#include "daemon/drive/journaling.h"
 #include "daemon/drive/writeback_job.h"
 
 #include "daemon/base/log.h"
@@ -44,7 +45,6 @@ struct writeback {
     bool wanted;  /* start another as soon as possible */
     bool started; /* the first commit of this start is durable */
     bool closing;
-    struct drive_bitmap_list removed; /* gone from the model, not yet from the container */
     uint64_t applied_seq;
     uint64_t dirty_since_ns; /* CLOCK_MONOTONIC of the first change that is not applied */
     uint64_t retry_at_ns;    /* no tick starts a job before */
@@ -108,16 +108,20 @@ static void job_succeeded(struct writeback *writeback, struct writeback_job *job
     }
     for (uint32_t i = 0; i < job->removed_count; i++) {
         /* Those that the job took stand first, in its order. */
-        struct drive_bitmap *bitmap = TAILQ_FIRST(&writeback->removed);
+        struct drive_bitmap *bitmap = TAILQ_FIRST(&model->removed);
         assert(bitmap->id == job->removed[i]);
-        TAILQ_REMOVE(&writeback->removed, bitmap, recording_entry);
+        TAILQ_REMOVE(&model->removed, bitmap, recording_entry);
         drive_bitmap_free(bitmap);
     }
     model->replaced_count = 0;
     writeback->applied_seq = job->sequence;
     writeback->container_bytes = job->info.file_size;
     writeback->flushes++;
-    writeback->started = true;
+    /* Behind a commit with the clean flag nothing may be acknowledged. */
+    writeback->started = !job->options.clean;
+    if (model->journaling) {
+        journaling_covered(model->journaling, job->sequence);
+    }
     recover(writeback);
 }
 
@@ -142,7 +146,12 @@ static void take_job(struct writeback *writeback);
 static void job_failed(struct writeback *writeback, uint64_t sequence, const struct error *error)
 {
     degrade(writeback, error->text);
-    ack_complete(writeback->model, sequence, -EINPROGRESS);
+    /* Who waits for the journal goes on waiting for it, unless it is stuck too. */
+    ack_fail(writeback->model, ACK_CONTAINER, sequence);
+    if (journaling_stuck(writeback->model->journaling)) {
+        ack_fail(writeback->model, ACK_DURABLE, sequence);
+        ack_fail(writeback->model, ACK_WRITTEN, sequence);
+    }
 }
 
 static void finish_close(struct writeback *writeback);
@@ -159,7 +168,7 @@ static void job_done(struct work *work)
         job_failed(writeback, job->sequence, &job->error);
     } else {
         job_succeeded(writeback, job);
-        ack_complete(writeback->model, job->sequence, 0);
+        ack_advance(writeback->model);
     }
     writeback_job_free(job);
 
@@ -177,7 +186,7 @@ static void job_done(struct work *work)
 static int take(struct writeback *writeback, bool clean, struct writeback_job **ret)
 {
     struct writeback_job *job;
-    int r = writeback_job_new(writeback->model, &writeback->removed, clean, &job);
+    int r = writeback_job_new(writeback->model, clean, &job);
     if (r < 0) {
         return r;
     }
@@ -218,8 +227,7 @@ uint64_t writeback_changed_bytes(const struct writeback *writeback)
 {
     uint64_t bytes = 0;
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &writeback->model->bitmaps)
-    {
+    RB_FOREACH (bitmap, bitmaps_by_id, &writeback->model->bitmaps) {
         if (bitmap_version(bitmap->bits) <= bitmap->committed) {
             continue;
         }
@@ -276,13 +284,6 @@ void writeback_configure(struct writeback *writeback)
     }
 }
 
-void writeback_removed(struct writeback *writeback, struct drive_bitmap *bitmap)
-{
-    bitmap_free(bitmap->bits);
-    bitmap->bits = NULL;
-    TAILQ_INSERT_TAIL(&writeback->removed, bitmap, recording_entry);
-}
-
 /* ---- Life ---- */
 
 int writeback_new(struct model *model, struct container *container,
@@ -299,7 +300,6 @@ int writeback_new(struct model *model, struct container *container,
     writeback->uuid = info.uuid;
     writeback->applied_seq = info.applied_seq;
     writeback->container_bytes = info.file_size;
-    TAILQ_INIT(&writeback->removed);
     int r = worker_init(&writeback->worker, model->loop, "container");
     if (r < 0) {
         free(writeback);
@@ -314,11 +314,11 @@ int writeback_new(struct model *model, struct container *container,
     return 0;
 }
 
-int writeback_now(struct writeback *writeback, struct error *error)
+int writeback_now(struct writeback *writeback, bool clean, struct error *error)
 {
     CLEANUP(writeback_job_freep) struct writeback_job *job = NULL;
 
-    int r = take(writeback, false, &job);
+    int r = take(writeback, clean, &job);
     if (r < 0) {
         error_set_errno(error, r, "cannot prepare a write-back");
     } else {
@@ -373,15 +373,26 @@ void writeback_close(struct writeback *writeback, void (*closed)(struct model *m
     }
 }
 
+static void abandoned(struct model *model, int r)
+{
+    (void)model;
+    (void)r;
+}
+
+void writeback_abandon(struct writeback *writeback)
+{
+    writeback->closed = abandoned;
+    writeback->closing = true;
+    finish_close(writeback);
+    while (writeback->handles > 0) {
+        (void)uv_run(writeback->model->loop, UV_RUN_ONCE);
+    }
+}
+
 void writeback_free(struct writeback *writeback)
 {
     if (!writeback) {
         return;
-    }
-    struct drive_bitmap *bitmap;
-    while ((bitmap = TAILQ_FIRST(&writeback->removed))) {
-        TAILQ_REMOVE(&writeback->removed, bitmap, recording_entry);
-        drive_bitmap_free(bitmap);
     }
     container_close(writeback->container);
     free(writeback);

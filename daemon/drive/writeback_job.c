@@ -164,8 +164,7 @@ static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
     return entry->name ? bitmap_snapshot(bitmap->bits, &entry->snapshot) : -ENOMEM;
 }
 
-int writeback_job_new(struct model *model, const struct drive_bitmap_list *removed, bool clean,
-                      struct writeback_job **ret)
+int writeback_job_new(struct model *model, bool clean, struct writeback_job **ret)
 {
     CLEANUP(writeback_job_freep) struct writeback_job *job = calloc(1, sizeof *job);
     if (!job) {
@@ -179,8 +178,7 @@ int writeback_job_new(struct model *model, const struct drive_bitmap_list *remov
         return -ENOMEM;
     }
     struct drive_bitmap *bitmap;
-    RB_FOREACH(bitmap, bitmaps_by_id, &model->bitmaps)
-    {
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
         if (has_changed(bitmap)) {
             int r = job_add(job, bitmap);
             if (r < 0) {
@@ -188,7 +186,7 @@ int writeback_job_new(struct model *model, const struct drive_bitmap_list *remov
             }
         }
     }
-    TAILQ_FOREACH (bitmap, removed, recording_entry) {
+    TAILQ_FOREACH (bitmap, &model->removed, recording_entry) {
         job->removed_count++;
     }
     job->removed = calloc((size_t)job->removed_count + 1, sizeof *job->removed);
@@ -196,7 +194,7 @@ int writeback_job_new(struct model *model, const struct drive_bitmap_list *remov
         return -ENOMEM;
     }
     uint32_t i = 0;
-    TAILQ_FOREACH (bitmap, removed, recording_entry) {
+    TAILQ_FOREACH (bitmap, &model->removed, recording_entry) {
         job->removed[i++] = bitmap->id;
     }
     int r = state_encode(model, &job->state, &job->state_bytes);

@@ -38,10 +38,9 @@ struct writeback_job {
 
 /*
  * Takes everything that the container does not have yet: snapshots of changed
- * bitmaps, ids of @removed ones, the encoded state.  -ENOMEM.
+ * bitmaps, ids of removed ones, the encoded state.  -ENOMEM.
  */
-int writeback_job_new(struct model *model, const struct drive_bitmap_list *removed, bool clean,
-                      struct writeback_job **ret);
+int writeback_job_new(struct model *model, bool clean, struct writeback_job **ret);
 void writeback_job_free(struct writeback_job *job); /* takes NULL; loop's thread */
 DEFINE_CLEANUP(struct writeback_job *, writeback_job_free)
 

@@ -105,23 +105,14 @@ void drive_get_status(const struct drive *drive, struct drive_status *ret)
     }
 }
 
-int writer_new(struct drive *drive, struct writer **ret, struct error *error)
+int writer_new(struct model *model, struct drive *drive, struct writer **ret, struct error *error)
 {
-    struct text none = {"", 0};
-    struct writer *writer;
-
-    if (drive->writers_count >= MODEL_WRITERS_MAX) {
-        return error_set(error, -EDQUOT, "drive '%s' has %u writers already", drive->name,
-                         drive->writers_count);
+    struct record record = {.type = RECORD_ATTACH, .drive = drive->id};
+    int r = model_commit(model, &record, error);
+    if (r == 0) {
+        *ret = TAILQ_LAST(&drive->writers, writer_list);
     }
-    int r = writer_new_lost(drive, none, false, &writer);
-    if (r < 0) {
-        return error_set(error, r, "out of memory for a writer");
-    }
-    writer->connected = true;
-    drive_add_writer(drive, writer);
-    *ret = writer;
-    return 0;
+    return r;
 }
 
 int writer_attach(struct model *model, struct drive *drive, struct text token, const char *peer,
@@ -130,6 +121,10 @@ int writer_attach(struct model *model, struct drive *drive, struct text token, c
 {
     struct record record = {.type = RECORD_ATTACH, .drive = drive->id, .name = token, .peer = peer};
 
+    /* Records without a token are about anonymous writers. */
+    if (token.bytes == 0) {
+        return error_set(error, -EINVAL, "a writer's token is empty");
+    }
     int r = model_commit(model, &record, error);
     if (r < 0) {
         return r;
@@ -147,6 +142,7 @@ static int commit_about(struct model *model, enum record_type type, struct write
 {
     struct record record = {.type = type,
                             .drive = writer->drive->id,
+                            .writer = writer,
                             .name = {writer->token, (uint32_t)strlen(writer->token)},
                             .peer = peer};
 
@@ -259,24 +255,25 @@ void writer_lost(struct model *model, struct writer *writer)
         return;
     }
     carry_marks(writer, model->settings.unsettled_max);
-    if (writer->token[0] == '\0') {
+    if (writer->token[0] == '\0' && writer->carried_count == 0 && !writer->unaccounted) {
+        if (commit_about(model, RECORD_DETACH, writer, NULL, NULL, NULL) == 0) {
+            return;
+        }
+    } else if (writer->token[0] == '\0') {
         /* Nobody can come back as an anonymous writer, so what they leave is one heap. */
         struct writer *heap = find_lost_anonymous(drive);
-        if (heap || (writer->carried_count == 0 && !writer->unaccounted)) {
-            if (heap) {
-                carry_add(heap, writer->carried, writer->carried_count,
-                          model->settings.unsettled_max);
-                heap->unaccounted |= writer->unaccounted;
-            }
+        if (heap) {
+            carry_add(heap, writer->carried, writer->carried_count, model->settings.unsettled_max);
+            heap->unaccounted |= writer->unaccounted;
             drive_remove_writer(drive, writer);
             writer_free(writer);
             return;
         }
     }
-    writer->connected = false;
-    writer->resuming = false;
-    /* Refused only while nothing else can be changed either; then nothing could be lost. */
-    (void)commit_about(model, RECORD_LOST, writer, NULL, NULL, NULL);
+    if (commit_about(model, RECORD_LOST, writer, NULL, NULL, NULL) < 0) {
+        writer->connected = false;
+        writer->resuming = false;
+    }
 }
 
 /*
@@ -286,7 +283,7 @@ void writer_lost(struct model *model, struct writer *writer)
 static int reserve_marks(struct writer *writer, uint32_t count, uint32_t limit)
 {
     uint32_t live = writer->count - writer->head - writer->settled;
-    if (count > limit || live + writer->carried_count > limit - count) {
+    if (count > limit || live > limit - count) {
         return -EDQUOT;
     }
     if (writer->capacity - writer->count >= count) {
@@ -406,43 +403,49 @@ int writer_settle(struct writer *writer, uint64_t first_id, uint64_t count, stru
     return 0;
 }
 
-static int carry_range(struct bitmap *bits, struct range range, uint64_t sequence)
+/* Ranges in all: living marks and carried ones. */
+static uint64_t count_unsettled(const struct drive *drive)
 {
-    int r = bitmap_reserve(bits, range.offset, range.length);
-    if (r == 0) {
-        bitmap_set(bits, range.offset, range.length, sequence);
+    uint64_t count = 0;
+    const struct writer *writer;
+    TAILQ_FOREACH (writer, &drive->writers, entry) {
+        count += writer_unsettled(writer);
     }
-    return r;
+    return count;
 }
 
-int drive_carry_unsettled(const struct drive *drive, struct bitmap *bits, const struct bitmap *base,
-                          uint64_t sequence, bool *ret_extra)
+int drive_collect_unsettled(const struct drive *drive, struct range **ret, uint32_t *ret_count,
+                            bool *ret_whole)
 {
-    *ret_extra = false;
-    if (drive_has_unaccounted(drive)) {
-        *ret_extra = true;
-        if (!base) {
-            bitmap_set_all(bits, sequence);
-            return 0;
-        }
-        return bitmap_merge(bits, base, sequence);
+    uint64_t count = count_unsettled(drive);
+    struct range *ranges = NULL;
+    uint32_t n = 0;
+
+    if (drive_has_unaccounted(drive) || count > DRIVE_CARRIED_MAX) {
+        *ret = NULL;
+        *ret_count = 0;
+        *ret_whole = true;
+        return 0;
     }
-    struct writer *writer;
+    if (count > 0) {
+        ranges = calloc((size_t)count, sizeof *ranges);
+        if (!ranges) {
+            return -ENOMEM;
+        }
+    }
+    const struct writer *writer;
     TAILQ_FOREACH (writer, &drive->writers, entry) {
         for (uint32_t i = 0; i < writer->carried_count; i++) {
-            int r = carry_range(bits, writer->carried[i], sequence);
-            if (r < 0) {
-                return r;
-            }
+            ranges[n++] = writer->carried[i];
         }
         for (uint32_t i = writer->head; i < writer->count; i++) {
             if (writer->marks[i].range.length != 0) {
-                int r = carry_range(bits, writer->marks[i].range, sequence);
-                if (r < 0) {
-                    return r;
-                }
+                ranges[n++] = writer->marks[i].range;
             }
         }
     }
+    *ret = ranges;
+    *ret_count = n;
+    *ret_whole = false;
     return 0;
 }

@@ -71,7 +71,7 @@ int handle_flush(const struct request *request, struct error *error)
     if (!pending) {
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
-    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, sequence);
+    pending_wait(pending, ACK_CONTAINER, sequence, sequence);
     return 0;
 }
 

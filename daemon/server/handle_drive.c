@@ -112,14 +112,14 @@ static void commit_add(struct pending *pending, struct record *record, const str
     const struct request_result *before =
         model_request_find(pending->server->model, &record->request);
     if (before && before->type == record->type) {
-        pending_wait(pending, record_level(before->type), before->sequence, before->object);
+        pending_wait(pending, ACK_DURABLE, before->sequence, before->object);
         return;
     }
     int r = model_commit(pending->server->model, record, &error);
     if (r < 0) {
         pending_finish(pending, r, &error);
     } else {
-        pending_wait(pending, record_level(record->type), record->sequence, record->drive);
+        pending_wait(pending, ACK_DURABLE, record->sequence, record->drive);
     }
 }
 

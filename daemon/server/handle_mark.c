@@ -78,7 +78,7 @@ static int mark_tracked(const struct request *request, struct session_writer *en
         if (r < 0) {
             return r;
         }
-        r = writer_new(drive, &entry->writer, error);
+        r = writer_new(request->model, drive, &entry->writer, error);
         if (r < 0) {
             remove_writer(request->session, entry);
             return r;
@@ -113,17 +113,19 @@ int handle_mark(const struct request *request, struct error *error)
     if (entry || message->first_id != 0) {
         r = mark_tracked(request, entry, count, &sequence, error);
     } else {
-        struct drive *drive;
-        r = find_drive_id(request, message->drive, &drive, error);
+        struct drive *found;
+        r = find_drive_id(request, message->drive, &found, error);
         if (r == 0) {
-            r = drive_mark(request->model, drive, ranges, count, &sequence, error);
+            r = drive_mark(request->model, found, ranges, count, &sequence, error);
         }
     }
     if (r < 0) {
         pending_free(pending);
         return r;
     }
-    pending_wait(pending, RECORD_LEVEL_MEMORY, sequence, 0);
+    /* It succeeded, so the drive is there. */
+    const struct drive *drive = model_drive_by_id(request->model, message->drive);
+    pending_wait(pending, drive_ack_level(drive), sequence, 0);
     return 0;
 }
 
@@ -224,7 +226,7 @@ int handle_attach(const struct request *request, struct error *error)
     entry->attached = true;
     pending->attach = (struct message_attach_reply){
         .drive = drive->id, .size = drive->size, .resuming = resuming};
-    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, drive->id);
+    pending_wait(pending, ACK_DURABLE, sequence, drive->id);
     return 0;
 }
 
@@ -265,7 +267,7 @@ static int change_attached(const struct request *request,
     if (ends) {
         remove_writer(request->session, entry);
     }
-    pending_wait(pending, RECORD_LEVEL_CONTAINER, sequence, 0);
+    pending_wait(pending, ACK_DURABLE, sequence, 0);
     return 0;
 }
 

@@ -174,7 +174,7 @@ void reply_errno(struct session *session, uint16_t operation, uint64_t cookie, i
 struct pending *pending_new(const struct request *request); /* NULL: no memory */
 void pending_free(struct pending *pending);
 /* Answers when everything up to @sequence has reached @level. */
-void pending_wait(struct pending *pending, enum record_level level, uint64_t sequence,
+void pending_wait(struct pending *pending, enum ack_level level, uint64_t sequence,
                   uint64_t object);
 /* Answers now: 0, or -errno with words. */
 void pending_finish(struct pending *pending, int r, const struct error *error);

@@ -180,8 +180,7 @@ static void waiter_done(struct model_waiter *waiter, int r)
     pending_finish(pending, r, &error);
 }
 
-void pending_wait(struct pending *pending, enum record_level level, uint64_t sequence,
-                  uint64_t object)
+void pending_wait(struct pending *pending, enum ack_level level, uint64_t sequence, uint64_t object)
 {
     pending->object = object;
     pending->waiter.done = waiter_done;
@@ -204,7 +203,7 @@ int request_commit(const struct request *request, const struct wire_uuid *id, st
         pending_free(pending);
         return r;
     }
-    pending_wait(pending, record_level(record->type), record->sequence,
+    pending_wait(pending, ACK_DURABLE, record->sequence,
                  record->bitmap ? record->bitmap : record->drive);
     return 0;
 }
@@ -221,6 +220,6 @@ int request_repeat(const struct request *request, const struct request_result *b
     if (!pending) {
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
-    pending_wait(pending, record_level(before->type), before->sequence, before->object);
+    pending_wait(pending, ACK_DURABLE, before->sequence, before->object);
     return 0;
 }

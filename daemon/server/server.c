@@ -296,5 +296,5 @@ void server_close(struct server *server, void (*closed)(void *opaque), void *opa
         session_stop_reading(session);
     }
     server->last.done = close_handles;
-    model_wait(server->model, model_sequence(server->model), RECORD_LEVEL_CONTAINER, &server->last);
+    model_wait(server->model, model_sequence(server->model), ACK_DURABLE, &server->last);
 }

@@ -34,7 +34,7 @@ static const struct bad bad_texts[] = {
      "2:3: socket.pth: expected a known key (nearest: socket.path), got \"pth\""},
     {TEXT("sokcet:\n  path: /x\n"),
      "1:1: sokcet: expected a known key (nearest: socket), got \"sokcet\""},
-    {TEXT("journal: {path: /x}\n"), "1:1: journal: expected a known key, got \"journal\""},
+    {TEXT("metrics: {path: /x}\n"), "1:1: metrics: expected a known key, got \"metrics\""},
     {TEXT("level: debug\n"),
      "1:1: level: expected a known key (nearest: log.level), got \"level\""},
     {TEXT("log:\n  Level: debug\n"),

@@ -55,7 +55,7 @@ static const char *other_value(const struct setting *setting)
     case SETTING_MODE:
         return "0600";
     case SETTING_SIZE:
-        return "2M";
+        return setting->min > 2 << 20 ? "32M" : "2M";
     case SETTING_SPAN:
         return "777ms";
     case SETTING_COUNT:
@@ -176,8 +176,10 @@ static void test_defaults(void **state)
     assert_string_equal(config.container.path, "/var/lib/bitmapd/bitmaps.qcow2");
     assert_int_equal(config.container.cluster_size, 65536);
     assert_true(config.container.max_size == 0);
+    assert_string_equal(config.journal.path, "/var/lib/bitmapd/journal");
+    assert_true(config.journal.segment_bytes == UINT64_C(16) << 20);
     assert_string_equal(config.catalog.path, "/var/lib/bitmapd/catalog.sqlite3");
-    assert_true(config.flush.interval_ns == UINT64_C(5000000000));
+    assert_true(config.flush.interval_ns == UINT64_C(60000000000));
     assert_true(config.flush.dirty_limit == UINT64_C(64) << 20);
     assert_int_equal(config.defaults.granularity, 65536);
     assert_int_equal(config.defaults.durability, CONFIG_POWER_LOSS);

@@ -438,9 +438,28 @@ class Service(Online):
     def test_crash(self):
         self.run_ok("drive", "add", "d", "--size", "1M")
         self.run_ok("bitmap", "create", "d/n")
-        self.run_ok("flush")
+        self.silent("mark", "d", "0", "1")
         self.assertEqual(self.daemon.end(signal.SIGKILL), -signal.SIGKILL)
         self.assertIs(self.json("container", "info", self.daemon.container)["clean"], False)
+        self.daemon.start()
+        self.assertEqual(self.json("bitmap", "show", "d/n")["validity"], "exact")
+        self.assertEqual(self.dirty("d/n"), [(0, 64 * K)])
+
+    def test_lost_journal(self):
+        self.run_ok("drive", "add", "d", "--size", "1M")
+        self.run_ok("bitmap", "create", "d/n")
+        self.assertEqual(self.daemon.end(signal.SIGKILL), -signal.SIGKILL)
+        for segment in ("0", "1"):
+            os.unlink(os.path.join(os.path.dirname(self.daemon.container), f"journal.{segment}"))
+        self.daemon.start()
+        self.assertEqual(self.json("status")["bitmaps"], 0)  # it was in the journal only
+
+        self.run_ok("drive", "add", "d", "--size", "1M")
+        self.run_ok("bitmap", "create", "d/n")
+        self.run_ok("flush")
+        self.assertEqual(self.daemon.end(signal.SIGKILL), -signal.SIGKILL)
+        for segment in ("0", "1"):
+            os.unlink(os.path.join(os.path.dirname(self.daemon.container), f"journal.{segment}"))
         self.daemon.start()
         self.assertEqual(self.json("bitmap", "show", "d/n")["validity"], "unknown")
         self.assertEqual(self.json("status")["unknown_bitmaps"], 1)

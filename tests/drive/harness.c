@@ -19,11 +19,14 @@ void harness_init(struct harness *harness)
     assert_non_null(mkdtemp(harness->directory));
     (void)snprintf(harness->container, sizeof harness->container, "%s/bitmaps.qcow2",
                    harness->directory);
+    (void)snprintf(harness->journal, sizeof harness->journal, "%s/journal", harness->directory);
     (void)snprintf(harness->catalog, sizeof harness->catalog, "%s/catalog.sqlite3",
                    harness->directory);
     harness->settings = (struct model_settings){
         .container_path = harness->container,
         .cluster_bits = 9,
+        .journal_path = harness->journal,
+        .journal_segment_bytes = UINT64_C(1) << 20,
         .catalog_path = harness->catalog,
         .catalog_events = 1000,
         .flush_interval_ns = UINT64_C(3600000000000),
@@ -103,10 +106,10 @@ static void wait_done(struct model_waiter *waiter, int r)
     wait->r = r;
 }
 
-int harness_wait(struct harness *harness, uint64_t sequence)
+int harness_wait(struct harness *harness, uint64_t sequence, enum ack_level level)
 {
     struct wait wait = {.waiter.done = wait_done};
-    model_wait(harness->model, sequence, RECORD_LEVEL_CONTAINER, &wait.waiter);
+    model_wait(harness->model, sequence, level, &wait.waiter);
     /* A job that cannot even be taken is told before the loop sleeps. */
     (void)uv_run(&harness->loop, UV_RUN_NOWAIT);
     while (!wait.done) {
@@ -118,7 +121,7 @@ int harness_wait(struct harness *harness, uint64_t sequence)
 int harness_commit(struct harness *harness, struct record *record)
 {
     int r = model_commit(harness->model, record, &harness->error);
-    return r < 0 ? r : harness_wait(harness, record->sequence);
+    return r < 0 ? r : harness_wait(harness, record->sequence, ACK_DURABLE);
 }
 
 struct text text_of(const char *string)
@@ -187,6 +190,8 @@ void harness_mark(struct harness *harness, const char *drive, uint64_t offset, u
                    &harness->error) < 0) {
         fail_msg("mark: %s", harness->error.text);
     }
+    assert_int_equal(
+        harness_wait(harness, sequence, drive_ack_level(harness_drive(harness, drive))), 0);
 }
 
 struct drive *harness_drive(struct harness *harness, const char *name)
@@ -228,4 +233,42 @@ void harness_crash_after(struct harness *harness, void (*body)(struct harness *h
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+#define MIB (UINT64_C(1) << 20)
+
+void harness_fill(struct harness *harness)
+{
+    harness_add_drive(harness, "vm1", 8 * MIB + 1);
+    harness_add_drive(harness, "vg0/lv1", 100000);
+    harness_add_bitmap(harness, "vm1/a", 512, false);
+    harness_add_bitmap(harness, "vm1/off", 4096, true);
+    harness_add_bitmap(harness, "vg0/lv1/b", 65536, false);
+    harness_mark(harness, "vm1", 0, 1);
+    harness_mark(harness, "vm1", 4 * MIB, MIB);
+    harness_mark(harness, "vm1", 8 * MIB, 1);
+}
+
+void harness_check_filled(struct harness *harness)
+{
+    assert_true(harness_is_dirty(harness, "vm1/a", 0));
+    assert_false(harness_is_dirty(harness, "vm1/a", 512));
+    assert_true(harness_is_dirty(harness, "vm1/a", 4 * MIB));
+    assert_true(harness_is_dirty(harness, "vm1/a", 5 * MIB - 1));
+    assert_false(harness_is_dirty(harness, "vm1/a", 5 * MIB));
+    assert_true(harness_is_dirty(harness, "vm1/a", 8 * MIB));
+    assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(harness, "vm1/a")), 512 + MIB + 1);
+    assert_int_equal(drive_bitmap_dirty_count(harness_bitmap(harness, "vg0/lv1/b")), 0);
+}
+
+void harness_lose_journal(struct harness *harness)
+{
+    static const char *const names[] = {"0", "1", "0.new", "1.new"};
+    unsigned lost = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char path[160];
+        (void)snprintf(path, sizeof path, "%s.%s", harness->journal, names[i]);
+        lost += unlink(path) == 0;
+    }
+    assert_true(lost > 0);
 }

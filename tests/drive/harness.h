@@ -17,6 +17,7 @@ struct harness {
     uv_loop_t loop;
     char directory[64];
     char container[128];
+    char journal[128];
     char catalog[128];
     struct model_settings settings;
     struct model *model; /* NULL while closed */
@@ -31,8 +32,8 @@ int harness_try_open(struct harness *harness, unsigned flags);
 void harness_open(struct harness *harness); /* … must work */
 int harness_close(struct harness *harness); /* orderly; what model_close() told */
 
-/* Waits for the container's watermark; the waiter's result. */
-int harness_wait(struct harness *harness, uint64_t sequence);
+/* Waits for a watermark; the waiter's result. */
+int harness_wait(struct harness *harness, uint64_t sequence, enum ack_level level);
 /* Commits, and waits for what was committed.  -errno of either. */
 int harness_commit(struct harness *harness, struct record *record);
 
@@ -49,6 +50,13 @@ struct drive *harness_drive(struct harness *harness, const char *name);
 struct drive_bitmap *harness_bitmap(struct harness *harness, const char *full); /* must exist */
 /* Whether a map answers that the byte is dirty. */
 bool harness_is_dirty(struct harness *harness, const char *full, uint64_t offset);
+
+/* Two drives with three bitmaps and some marks, all acknowledged; and whether they are there. */
+void harness_fill(struct harness *harness);
+void harness_check_filled(struct harness *harness);
+
+/* Removes the journal's files. */
+void harness_lose_journal(struct harness *harness);
 
 /* Runs @body in a child process that then dies at once, as by kill -9. */
 void harness_crash_after(struct harness *harness, void (*body)(struct harness *harness));

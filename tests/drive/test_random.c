@@ -243,7 +243,7 @@ static void do_writer(struct shadow_drive *drive)
     }
     shadow->next_id = 0;
     if (w == WRITERS - 1) {
-        assert_int_equal(writer_new(target, &shadow->writer, &harness.error), 0);
+        assert_int_equal(writer_new(harness.model, target, &shadow->writer, &harness.error), 0);
         return;
     }
     if (shadow->attached && below(4) == 0) {

@@ -36,7 +36,7 @@ static struct writer *attach(struct harness *harness, const char *token, bool *r
     if (r < 0) {
         fail_msg("attach: %s", harness->error.text);
     }
-    assert_int_equal(harness_wait(harness, sequence), 0);
+    assert_int_equal(harness_wait(harness, sequence, ACK_DURABLE), 0);
     if (ret_resuming) {
         *ret_resuming = resuming;
     }
@@ -293,7 +293,8 @@ static void unsettled_marks_are_bounded(void **state)
     model_configure(harness->model, &harness->settings);
     harness_add_bitmap(harness, "d/a", 512, false);
     struct writer *writer;
-    assert_int_equal(writer_new(harness_drive(harness, "d"), &writer, &harness->error), 0);
+    assert_int_equal(
+        writer_new(harness->model, harness_drive(harness, "d"), &writer, &harness->error), 0);
     for (uint64_t id = 1; id <= 10; id++) {
         assert_int_equal(mark(harness, writer, id, id * 512, 512), 0);
     }
@@ -305,7 +306,8 @@ static void unsettled_marks_are_bounded(void **state)
     /* What anonymous writers leave is one heap, which stays bounded too. */
     for (int i = 0; i < 200; i++) {
         writer_lost(harness->model, writer);
-        assert_int_equal(writer_new(harness_drive(harness, "d"), &writer, &harness->error), 0);
+        assert_int_equal(
+            writer_new(harness->model, harness_drive(harness, "d"), &writer, &harness->error), 0);
         assert_int_equal(mark(harness, writer, 1, 4096, 512), 0);
     }
     struct drive_status status;

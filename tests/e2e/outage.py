@@ -105,17 +105,16 @@ def test_plugin_dies(stack, raw):
 
 
 def test_daemon_dies(stack, raw):
-    """It comes back not knowing what it missed, and says so; the writer goes on, and its
-    unsettled write is still there when the bitmap begins anew."""
+    """It comes back knowing all that it had acknowledged; the writer goes on, and its unsettled
+    write is still there when the bitmap begins anew."""
     nbdkit = stack.start_nbdkit(raw, "vm1", "reconnect-timeout=60")
     with nbd.Client(nbdkit.socket) as client:
         client.write(40 * GRANULE, b"d" * 512)
         stack.daemon.kill()
         stack.start_daemon()
         client.write(41 * GRANULE, b"d" * 512)
-        result = stack.ctl("-o", "json", "map", "vm1/b", check=False)
-        assert result.returncode == 6, result
-        assert [entry["type"] for entry in json.loads(result.stdout)] == [1], result.stdout
+        dirty = stack.dirty_ranges("vm1/b")
+        assert any(o <= 40 * GRANULE and 42 * GRANULE <= o + l for o, l in dirty), dirty
 
         stack.ctl("bitmap", "clear", "vm1/b", "--all")
         assert stack.dirty_ranges("vm1/b") == [(40 * GRANULE, 2 * GRANULE)]

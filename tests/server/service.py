@@ -275,35 +275,47 @@ def a_path_that_hangs_does_not_hold_up_a_stop():
         assert b"clean container" in daemon.client().must(STATUS)
 
 
-def kills_lose_no_change():
-    """kill -9 at random moments: what was acknowledged is there, and no doubt is hidden."""
+def kills_lose_nothing():
+    """kill -9 at random moments: what was acknowledged is there, marks and all."""
     with Daemon() as daemon:
         client = daemon.client()
-        client.must(DRIVE_ADD, drive_add("d", MIB))
-        names = []
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", 1 << 36)))
+        client.must(BITMAP_CREATE, bitmap_create("d/a"))
+        names, marked, tried = [], set(), set()
         for turn in range(15):
-            client = daemon.client()
-            done = threading.Event()
+            clients = [daemon.client() for _ in range(3)]
 
-            def work():
+            def work(number):
+                one = clients[number]
                 try:
                     for i in range(10000):
-                        name = "d/k%d-%d" % (turn, i)
-                        if client.call(BITMAP_CREATE, bitmap_create(name))[0] == OK:
-                            names.append(name)
+                        if number == 0:
+                            name = "d/k%d-%d" % (turn, i)
+                            if one.call(BITMAP_CREATE, bitmap_create(name))[0] == OK:
+                                names.append(name)
+                        else:
+                            offset = ((turn * 10000 + i) * 3 + number) * 65536
+                            tried.add(offset)
+                            if one.call(MARK, mark(drive, [(offset, 1)]))[0] == OK:
+                                marked.add(offset)
                 except (Closed, BrokenPipeError):
-                    done.set()
-            thread = threading.Thread(target=work)
-            thread.start()
+                    pass
+            threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+            for thread in threads:
+                thread.start()
             time.sleep(0.02 + 0.013 * turn)
             daemon.stop(signal.SIGKILL)
-            thread.join()
+            for thread in threads:
+                thread.join()
             daemon.start()
         client = daemon.client()
-        assert len(names) > 30
+        assert len(names) > 30 and len(marked) > 100
         for name in names:
-            body = client.must(BITMAP_SHOW, text(name))
-            assert b"cleanly" in body  # unknown, and says why
+            assert b"cleanly" not in client.must(BITMAP_SHOW, text(name))
+        dirty = set()
+        for offset, length in client.map("d/a"):
+            dirty.update(range(offset, offset + length, 65536))
+        assert marked <= dirty <= tried
 
 
 def a_broken_catalog_costs_history_only():
@@ -361,7 +373,7 @@ class SmallDisk:
 
     def __enter__(self):
         os.mkdir(self.path)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", self.path], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", self.path], check=True)
         return self.path
 
     def __exit__(self, *_):
@@ -411,5 +423,5 @@ def read_only_directory():
 
 run([command_line, configuration, a_container_that_is_not_understood, one_daemon_at_a_time, reload,
      readiness_and_stopping, socket_activation, answers_survive_a_stop,
-     clients_that_leave_during_a_stop, a_path_that_hangs_does_not_hold_up_a_stop, kills_lose_no_change,
+     clients_that_leave_during_a_stop, a_path_that_hangs_does_not_hold_up_a_stop, kills_lose_nothing,
      a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk, read_only_directory])

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef BITMAPD_DAEMON_DRIVE_JOURNALING_H
+#define BITMAPD_DAEMON_DRIVE_JOURNALING_H
+
+#include "daemon/drive/internal.h"
+#include "daemon/journal/journal.h"
+
+/*
+ * The journal beside the event loop: gathers the records of a turn into a
+ * batch, lets the journal's thread write and sync it, and moves the watermarks
+ * that acknowledgements wait for.
+ *
+ * Thread: the event loop's.
+ */
+struct journaling;
+
+/* Records queued in memory while the journal cannot take them; beyond, changes are refused. */
+#define JOURNALING_QUEUE_BYTES_MAX (UINT64_C(64) << 20)
+
+/*
+ * Takes over a journal that was created and not yet activated; it is activated by the first
+ * batch, after the container has committed its instance.
+ */
+int journaling_new(struct model *model, struct journal *journal, struct journaling **ret);
+
+/*
+ * Room for a record, before it is applied: -ENOMEM, or -ENOSPC with the cause
+ * when the queue is full because the journal fails.
+ */
+int journaling_reserve(struct journaling *journaling, const struct record *record,
+                       struct error *error);
+/* Queues a record for which room was reserved; cannot fail. */
+void journaling_add(struct journaling *journaling, const struct record *record);
+
+/* The container has everything up to @applied_seq. */
+void journaling_covered(struct journaling *journaling, uint64_t applied_seq);
+
+uint64_t journaling_written(const struct journaling *journaling); /* watermarks */
+uint64_t journaling_durable(const struct journaling *journaling);
+/* It cannot take anything at the moment: it fails, or has no room.  Takes NULL. */
+bool journaling_stuck(const struct journaling *journaling);
+/* "" when well; takes NULL. */
+const char *journaling_degraded_reason(const struct journaling *journaling);
+
+/* Lets what is queued be written, closes the handles, then calls @closed. */
+void journaling_close(struct journaling *journaling, void (*closed)(struct model *model));
+void journaling_free(struct journaling *journaling); /* takes NULL; handles must be closed */
+
+#endif

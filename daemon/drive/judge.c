@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Step 4 of the start: the verdicts.
+ *
+ * A container that was not closed cleanly and whose journal is missing or
+ * damaged makes every recording bitmap unknown, and disabled ones are taken to
+ * have skipped a mark; so does another boot for the drives whose marks outlive
+ * a process only.  A container that is not the file it says it is (copied or
+ * restored) may be older than the drives: everything becomes unknown unless the
+ * operator vouches for it.
+ */
+#include "daemon/drive/start.h"
+
+#include "daemon/base/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What recorded since the last commit cannot be vouched for. */
+static void distrust_recording(struct drive_bitmap *bitmap, uint64_t sequence, const char *reason)
+{
+    if (bitmap->recording) {
+        start_unknown(bitmap, sequence, "%s", reason);
+    } else if (!bitmap->gap) {
+        drive_bitmap_set_recording(bitmap, false, true);
+        bitmap->changed = sequence;
+    }
+}
+
+/* Writers may have marked since what was loaded, and still be about to write. */
+static void doubt_writers(struct model *model)
+{
+    struct drive *drive;
+    RB_FOREACH (drive, drives_by_id, &model->drives) {
+        struct writer *writer;
+        TAILQ_FOREACH (writer, &drive->writers, entry) {
+            writer->unaccounted = true;
+        }
+    }
+}
+
+static void judge_unclean(struct model *model, const struct container_info *info,
+                          const struct replay_report *replayed, uint64_t sequence)
+{
+    bool rebooted = memcmp(&info->boot_id, &model->boot_id, sizeof model->boot_id) != 0;
+
+    doubt_writers(model);
+    struct drive_bitmap *bitmap;
+
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
+        if (replayed->damage[0]) {
+            char reason[MODEL_REASON_BYTES_MAX + 1];
+            (void)snprintf(reason, sizeof reason, "bitmapd did not stop cleanly, and %.150s",
+                           replayed->damage);
+            distrust_recording(bitmap, sequence, reason);
+        } else if (rebooted && bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
+            distrust_recording(bitmap, sequence,
+                               "the host went down, and the drive's durability is process-crash");
+        }
+    }
+}
+
+bool start_identity_equal(const struct file_identity *a, const struct file_identity *b)
+{
+    return a->inode == b->inode && a->birth_time_ns == b->birth_time_ns;
+}
+
+void start_judge(struct model *model, const struct container_info *info,
+                 const struct replay_report *replayed, const struct file_identity *identity,
+                 unsigned flags, uint64_t sequence)
+{
+    if (info->used_mirror) {
+        log_warning("container %s: the header was damaged; its mirror was used",
+                    model->container_path);
+    }
+    if (info->foreign_write) {
+        log_warning("container %s: another program opened it for writing; what its checksums "
+                    "prove intact is kept",
+                    model->container_path);
+    }
+    if (!info->clean) {
+        judge_unclean(model, info, replayed, sequence);
+    }
+    if (!start_identity_equal(&info->identity, identity)) {
+        if (flags & MODEL_ACCEPT_COPY) {
+            log_notice("container %s: accepted as a copy", model->container_path);
+        } else {
+            start_unknown_all(model, sequence, "the container was copied or restored");
+            doubt_writers(model);
+        }
+    }
+    if (flags & MODEL_DISTRUST) {
+        start_unknown_all(model, sequence, "started with --distrust");
+    }
+}
+
+void start_report(struct model *model, const struct container_info *info,
+                  const struct replay_report *replayed, bool made)
+{
+    char journal[160] = "";
+    if (!info->clean) {
+        (void)snprintf(journal, sizeof journal,
+                       ", %" PRIu64 " journaled changes replayed (%" PRIu64
+                       " ranges marked) in %" PRIu64 " ms",
+                       replayed->records, replayed->marks, replayed->elapsed_ns / 1000000);
+    }
+    uint32_t count = 0;
+    const struct drive_bitmap *first = NULL;
+    struct drive_bitmap *bitmap;
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
+        if (bitmap->validity == VALIDITY_UNKNOWN) {
+            count++;
+            first = first ? first : bitmap;
+            history_note(model->history, model->sequence, "unknown", bitmap->drive->name,
+                         bitmap->name, NULL, bitmap->reason);
+        }
+    }
+    int n = snprintf(model->start_report, sizeof model->start_report,
+                     "%s%s, %u drives, %u bitmaps, %u unknown",
+                     made          ? "new container"
+                     : info->clean ? "clean container"
+                                   : "container was not closed cleanly",
+                     journal, model->drives_count, model->bitmaps_count, count);
+    if (first && n > 0 && (size_t)n < sizeof model->start_report) {
+        (void)snprintf(model->start_report + n, sizeof model->start_report - (size_t)n,
+                       " (%s/%s: %s)", first->drive->name, first->name, first->reason);
+    }
+    if (count > 0) {
+        log_warning("%s", model->start_report);
+    } else {
+        log_info("%s", model->start_report);
+    }
+    history_note(model->history, model->sequence, "start", NULL, NULL, NULL, model->start_report);
+}

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Step 3 of the start: drives, bitmaps and their bits out of the container.
+ *
+ * What cannot be read is dirty, and its bitmap unknown with the reason; a
+ * bitmap whose entry cannot be used at all gets a new one.
+ */
+#include "daemon/drive/start.h"
+
+#include "daemon/base/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void start_unknown(struct drive_bitmap *bitmap, uint64_t sequence, const char *format, ...)
+{
+    char reason[MODEL_REASON_BYTES_MAX + 1];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(reason, sizeof reason, format, args);
+    va_end(args);
+    drive_bitmap_worsen(bitmap, VALIDITY_UNKNOWN, "%s", reason);
+    bitmap->changed = sequence;
+}
+
+void start_unknown_all(struct model *model, uint64_t sequence, const char *reason)
+{
+    struct drive_bitmap *bitmap;
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
+        start_unknown(bitmap, sequence, "%s", reason);
+    }
+}
+
+/* Reads the bits of one bitmap; what cannot be read is dirty, and the bitmap unknown. */
+static int load_bits(struct container *container, uint32_t index, struct drive_bitmap *bitmap,
+                     uint8_t *buffer, uint64_t sequence)
+{
+    uint32_t chunks = bitmap_chunks(bitmap->bits);
+
+    for (uint32_t i = 0; i < chunks; i++) {
+        enum container_cluster_kind kind;
+        struct bitmap_chunk_view view;
+        struct error error;
+
+        bitmap_chunk(bitmap->bits, i, &view);
+        int r = container_bitmap_read(container, index, i, buffer, &kind, &error);
+        if (r == 0 && kind == CONTAINER_DATA) {
+            r = bitmap_load_chunk(bitmap->bits, i, buffer, view.length_bytes, 0);
+            if (r == -ENOMEM) {
+                return r;
+            }
+            if (r < 0) {
+                error_set(&error, r, "cluster %u has bits beyond the drive's end", i);
+            }
+        }
+        if (r < 0) {
+            log_warning("bitmap %s/%s: %s", bitmap->drive->name, bitmap->name, error.text);
+            bitmap->rewrite = true;
+            start_unknown(bitmap, sequence, "damaged in the container: %s", error.text);
+            uint64_t span =
+                (uint64_t)bitmap_chunk_bytes(bitmap->bits) * 8 * bitmap_granularity(bitmap->bits);
+            uint64_t offset = i * span;
+            uint64_t left = bitmap->drive->size - offset;
+            bitmap_set(bitmap->bits, offset, left < span ? left : span, sequence);
+        }
+    }
+    return 0;
+}
+
+/*
+ * A bitmap whose entry cannot be used as a whole gets a new entry; the first
+ * commit removes the old one.
+ */
+static void replace_entry(struct model *model, struct drive_bitmap *bitmap, uint32_t index,
+                          uint64_t sequence)
+{
+    model->replaced[model->replaced_count++] =
+        (struct replaced_entry){.index = index, .id = bitmap->id};
+    bitmap_set_all(bitmap->bits, sequence);
+}
+
+/* The new entries get new ids, after a replay that still knows the bitmaps by their old ones. */
+void start_rename_replaced(struct model *model)
+{
+    for (uint32_t i = 0; i < model->replaced_count; i++) {
+        struct drive_bitmap *bitmap = model_bitmap_by_id(model, model->replaced[i].id);
+        if (bitmap) {
+            struct drive *drive = bitmap->drive;
+            model_unlink_bitmap(model, bitmap);
+            bitmap->id = model->next_id++;
+            model_link_bitmap(model, drive, bitmap);
+        }
+    }
+}
+
+static int load_bitmap(struct model *model, struct container *container,
+                       struct drive_bitmap *bitmap, uint8_t *buffer, uint64_t sequence)
+{
+    struct container_bitmap_info entry;
+    char name[BITMAP_FULL_NAME_BYTES];
+    uint32_t index;
+
+    if (container_bitmap_find(container, bitmap->id, &index) < 0) {
+        bitmap_set_all(bitmap->bits, sequence);
+        start_unknown(bitmap, sequence, "the container has no entry for it");
+        return 0;
+    }
+    container_bitmap_get(container, index, &entry);
+    drive_bitmap_full_name(bitmap, name);
+    if (entry.damage) {
+        log_warning("bitmap %s: %s", name, entry.damage);
+        start_unknown(bitmap, sequence, "damaged in the container: %s", entry.damage);
+        replace_entry(model, bitmap, index, sequence);
+        return 0;
+    }
+    if (strcmp(entry.name, name) != 0 || entry.granularity != bitmap_granularity(bitmap->bits) ||
+        entry.sectors != (bitmap->drive->size + 511) / 512) {
+        start_unknown(bitmap, sequence,
+                      "its entry in the container's table does not fit its state");
+        replace_entry(model, bitmap, index, sequence);
+        return 0;
+    }
+    bitmap->stored = true;
+    bitmap->committed = sequence - 1;
+    return load_bits(container, index, bitmap, buffer, sequence);
+}
+
+/*
+ * Entries that the model does not know by their ids.  One under a name of ours
+ * is what a damaged state left of that bitmap: the first commit replaces it.
+ * The others belong to somebody else; their names are taken.
+ */
+static int sort_entries(struct model *model, struct container *container,
+                        const struct container_info *info)
+{
+    model->foreign_names = calloc((size_t)info->bitmaps + 1, sizeof *model->foreign_names);
+    model->replaced = calloc((size_t)info->bitmaps + 1, sizeof *model->replaced);
+    if (!model->foreign_names || !model->replaced) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < info->bitmaps; i++) {
+        struct container_bitmap_info entry;
+        container_bitmap_get(container, i, &entry);
+        if (entry.id != 0 && model_bitmap_by_id(model, entry.id)) {
+            continue;
+        }
+        if (model_bitmap_by_name(model, (struct text){entry.name, entry.name_bytes}, NULL)) {
+            model->replaced[model->replaced_count++] =
+                (struct replaced_entry){.index = i, .id = entry.id};
+            continue;
+        }
+        char *name = strdup(entry.name);
+        if (!name) {
+            return -ENOMEM;
+        }
+        model->foreign_names[model->foreign_count++] = name;
+    }
+    return 0;
+}
+
+int start_load(struct model *model, struct container *container, const struct container_info *info,
+               uint64_t sequence, struct error *error)
+{
+    CLEANUP_FREE uint8_t *buffer = malloc(info->cluster_size);
+    int r = buffer ? sort_entries(model, container, info) : -ENOMEM;
+
+    struct drive_bitmap *bitmap;
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
+        if (r == 0) {
+            r = load_bitmap(model, container, bitmap, buffer, sequence);
+        }
+    }
+    return r < 0 ? error_set_errno(error, r, "cannot load the bitmaps") : 0;
+}
+
+/* Drives and bitmaps as the payload tells, or, when it is damaged, as far as the table tells. */
+int start_load_state(struct model *model, struct container *container,
+                     const struct container_info *info, char damage[], struct error *error)
+{
+    const void *payload;
+    size_t payload_bytes;
+    struct error why = {""};
+
+    memcpy(damage, info->state_damage, sizeof info->state_damage);
+    container_state(container, &payload, &payload_bytes);
+    int r = payload_bytes ? state_decode(model, payload, payload_bytes, &why) : 0;
+    if (r == -ENOMEM) {
+        return error_set(error, r, "%s", why.text);
+    }
+    if (r < 0) {
+        (void)snprintf(damage, sizeof info->state_damage, "%.255s", why.text);
+    }
+    if (r < 0 || (payload_bytes == 0 && damage[0])) {
+        log_error("container %s: %s; drives and bitmaps are made anew from the bitmap table, "
+                  "drives without bitmaps are lost, all others are unknown and may need a resize",
+                  model->container_path, damage);
+        model_clear(model);
+        r = rebuild_from_table(model, container, info);
+        if (r < 0) {
+            return error_set_errno(error, r, "cannot make the drives anew");
+        }
+    } else if (damage[0]) {
+        log_error("container %s: %s; all bitmaps are unknown", model->container_path, damage);
+    }
+    return 0;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Records to and from the bytes that the journal keeps.  What a record says is
+ * validated by its prepare(); here only the framing is, since the bytes come
+ * from a file.
+ */
+#include "daemon/drive/record_codec.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/endian.h"
+
+#include <string.h>
+
+#define FLAG_FORCE       (1u << 0)
+#define FLAG_DISABLED    (1u << 1)
+#define FLAG_CARRY_WHOLE (1u << 2)
+#define FLAG_REQUEST     (1u << 3)
+#define FLAGS            (FLAG_FORCE | FLAG_DISABLED | FLAG_CARRY_WHOLE | FLAG_REQUEST)
+
+#define FIXED_BYTES      32u
+#define RANGE_BYTES      16u
+
+static bool has_request(const struct record *record)
+{
+    static const struct request_id none;
+    return memcmp(&record->request, &none, sizeof none) != 0;
+}
+
+size_t record_encoded_bytes(const struct record *record)
+{
+    return FIXED_BYTES + (has_request(record) ? sizeof record->request.bytes : 0) + 2 +
+           record->name.bytes + 2 + record->path.bytes + 4 +
+           (size_t)record->ranges_count * RANGE_BYTES + 4 +
+           (size_t)record->carried_count * RANGE_BYTES + 4 + (size_t)record->sources_count * 8;
+}
+
+static uint8_t *put_text(uint8_t *p, struct text text)
+{
+    store_le16(p, (uint16_t)text.bytes);
+    if (text.bytes > 0) {
+        memcpy(p + 2, text.data, text.bytes);
+    }
+    return p + 2 + text.bytes;
+}
+
+static uint8_t *put_ranges(uint8_t *p, const struct range *ranges, uint32_t count)
+{
+    store_le32(p, count);
+    p += 4;
+    for (uint32_t i = 0; i < count; i++, p += RANGE_BYTES) {
+        store_le64(p, ranges[i].offset);
+        store_le64(p + 8, ranges[i].length);
+    }
+    return p;
+}
+
+void record_encode(const struct record *record, uint8_t *buffer)
+{
+    bool request = has_request(record);
+    uint8_t *p = buffer;
+
+    p[0] = (uint8_t)record->type;
+    p[1] = (uint8_t)((record->force ? FLAG_FORCE : 0) | (record->disabled ? FLAG_DISABLED : 0) |
+                     (record->carry_whole ? FLAG_CARRY_WHOLE : 0) | (request ? FLAG_REQUEST : 0));
+    p[2] = (uint8_t)record->durability;
+    p[3] = 0;
+    store_le32(p + 4, record->granularity);
+    store_le64(p + 8, record->drive);
+    store_le64(p + 16, record->bitmap);
+    store_le64(p + 24, record->size);
+    p += FIXED_BYTES;
+    if (request) {
+        memcpy(p, record->request.bytes, sizeof record->request.bytes);
+        p += sizeof record->request.bytes;
+    }
+    p = put_text(p, record->name);
+    p = put_text(p, record->path);
+    p = put_ranges(p, record->ranges, record->ranges_count);
+    p = put_ranges(p, record->carried, record->carried_count);
+    store_le32(p, record->sources_count);
+    p += 4;
+    for (uint32_t i = 0; i < record->sources_count; i++, p += 8) {
+        store_le64(p, record->sources[i]);
+    }
+}
+
+struct reader {
+    const uint8_t *p;
+    size_t left;
+};
+
+static const uint8_t *take(struct reader *reader, size_t bytes)
+{
+    if (reader->left < bytes) {
+        return NULL;
+    }
+    const uint8_t *p = reader->p;
+    reader->p += bytes;
+    reader->left -= bytes;
+    return p;
+}
+
+static bool take_text(struct reader *reader, struct text *ret)
+{
+    const uint8_t *p = take(reader, 2);
+    if (!p) {
+        return false;
+    }
+    ret->bytes = load_le16(p);
+    ret->data = (const char *)take(reader, ret->bytes);
+    return ret->data != NULL;
+}
+
+/* Count and elements; the count is checked against what is left before anything is allocated. */
+static int take_count(struct reader *reader, size_t element_bytes, uint32_t *ret_count)
+{
+    const uint8_t *p = take(reader, 4);
+    if (!p || load_le32(p) > reader->left / element_bytes) {
+        return -EBADMSG;
+    }
+    *ret_count = load_le32(p);
+    return 0;
+}
+
+static int take_ranges(struct reader *reader, struct range **ret, uint32_t *ret_count)
+{
+    uint32_t count;
+    int r = take_count(reader, RANGE_BYTES, &count);
+    if (r < 0 || count == 0) {
+        return r;
+    }
+    struct range *ranges = calloc(count, sizeof *ranges);
+    if (!ranges) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *p = take(reader, RANGE_BYTES);
+        ranges[i] = (struct range){load_le64(p), load_le64(p + 8)};
+    }
+    *ret = ranges;
+    *ret_count = count;
+    return 0;
+}
+
+static int take_sources(struct reader *reader, uint64_t **ret, uint32_t *ret_count)
+{
+    uint32_t count;
+    int r = take_count(reader, 8, &count);
+    if (r < 0 || count == 0) {
+        return r;
+    }
+    uint64_t *sources = calloc(count, sizeof *sources);
+    if (!sources) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        sources[i] = load_le64(take(reader, 8));
+    }
+    *ret = sources;
+    *ret_count = count;
+    return 0;
+}
+
+void record_decoded_deinit(struct record_decoded *decoded)
+{
+    free(decoded->ranges);
+    free(decoded->carried);
+    free(decoded->sources);
+    *decoded = (struct record_decoded){0};
+}
+
+int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *ret,
+                  struct error *error)
+{
+    CLEANUP(record_decoded_deinit) struct record_decoded decoded = {0};
+    struct record *record = &decoded.record;
+    struct reader reader = {bytes, length};
+
+    const uint8_t *p = take(&reader, FIXED_BYTES);
+    if (!p) {
+        return error_set(error, -EBADMSG, "a record of %zu bytes is too short", length);
+    }
+    if (p[0] >= RECORD_TYPES || (p[1] & ~FLAGS) || p[3] != 0) {
+        return error_set(error, -EBADMSG, "a record's type %u or flags 0x%x are unknown", p[0],
+                         p[1]);
+    }
+    record->type = p[0];
+    record->force = p[1] & FLAG_FORCE;
+    record->disabled = p[1] & FLAG_DISABLED;
+    record->carry_whole = p[1] & FLAG_CARRY_WHOLE;
+    bool request = p[1] & FLAG_REQUEST;
+    record->durability = p[2];
+    record->granularity = load_le32(p + 4);
+    record->drive = load_le64(p + 8);
+    record->bitmap = load_le64(p + 16);
+    record->size = load_le64(p + 24);
+    if (request) {
+        p = take(&reader, sizeof record->request.bytes);
+        if (!p) {
+            return error_set(error, -EBADMSG, "a record ends inside its request id");
+        }
+        memcpy(record->request.bytes, p, sizeof record->request.bytes);
+    }
+    if (!take_text(&reader, &record->name) || !take_text(&reader, &record->path)) {
+        return error_set(error, -EBADMSG, "a record ends inside its names");
+    }
+    int r = take_ranges(&reader, &decoded.ranges, &record->ranges_count);
+    if (r == 0) {
+        r = take_ranges(&reader, &decoded.carried, &record->carried_count);
+    }
+    if (r == 0) {
+        r = take_sources(&reader, &decoded.sources, &record->sources_count);
+    }
+    if (r == 0 && reader.left > 0) {
+        r = -EBADMSG;
+    }
+    if (r < 0) {
+        return error_set(error, r,
+                         r == -ENOMEM ? "out of memory" : "a record's lists do not fit its length");
+    }
+    record->ranges = decoded.ranges;
+    record->carried = decoded.carried;
+    record->sources = decoded.sources;
+    *ret = decoded;
+    memset(&decoded, 0, sizeof decoded);
+    return 0;
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Replay: the records that the last commit does not have, applied again through
+ * the same table as when they were made.
+ *
+ * Records name ids, and ids are given in the order of records, so a record
+ * that makes something has to get the id that it got then; if it does not, or
+ * if it is refused, container and journal do not belong together, and nothing
+ * that was recorded can be vouched for.
+ *
+ * Connections are gone: at the end every writer is lost, and may have unsettled
+ * writes that nobody knows.
+ */
+#include "daemon/drive/replay.h"
+
+#include "daemon/drive/record_codec.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+struct replay {
+    struct model *model;
+    struct replay_report *report;
+};
+
+static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t length,
+                         struct error *error)
+{
+    struct replay *replay = opaque;
+    CLEANUP(record_decoded_deinit) struct record_decoded decoded = {0};
+
+    int r = record_decode(bytes, length, &decoded, error);
+    if (r == 0 && sequence != replay->model->sequence + 1) {
+        r = error_set(error, -EBADMSG, "found record %llu, expected %llu",
+                      (unsigned long long)sequence,
+                      (unsigned long long)replay->model->sequence + 1);
+    }
+    if (r < 0) {
+        return r;
+    }
+    uint64_t drive = decoded.record.drive, bitmap = decoded.record.bitmap;
+    r = model_commit(replay->model, &decoded.record, error);
+    if (r == 0 && (decoded.record.drive != drive || decoded.record.bitmap != bitmap)) {
+        r = error_set(error, -EBADMSG, "record %llu made another id than before",
+                      (unsigned long long)sequence);
+    }
+    if (r < 0) {
+        return error_prefix(error, r == -ENOMEM ? r : -EBADMSG, "record %llu (%s)",
+                            (unsigned long long)sequence, record_type_name(decoded.record.type));
+    }
+    replay->report->records++;
+    if (decoded.record.type == RECORD_MARK) {
+        replay->report->marks += decoded.record.ranges_count;
+    }
+    return 0;
+}
+
+static void lose_writers(struct model *model)
+{
+    struct drive *drive;
+    RB_FOREACH (drive, drives_by_id, &model->drives) {
+        struct writer *writer;
+        TAILQ_FOREACH (writer, &drive->writers, entry) {
+            writer->connected = false;
+            writer->resuming = false;
+            writer->unaccounted = true;
+        }
+    }
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+int replay_journal(struct model *model, const struct journal_files *files,
+                   const struct uuid *container, struct replay_report *ret, struct error *error)
+{
+    struct replay replay = {.model = model, .report = ret};
+    struct journal_replay_options options = {.instance = model->instance,
+                                             .applied_seq = model->sequence};
+    struct journal_replay_report found = {0};
+    struct error why = {""};
+    uint64_t started = now_ns();
+
+    *ret = (struct replay_report){0};
+    memcpy(options.container.bytes, container->bytes, sizeof options.container.bytes);
+    model->replaying = true;
+    int r = journal_replay(files, &options, replay_record, &replay, &found, &why);
+    model->replaying = false;
+    lose_writers(model);
+    ret->elapsed_ns = now_ns() - started;
+    ret->highest_seq = found.highest_seq;
+    if (r == -ENOMEM || r == -ENOTSUP) {
+        return error_set(error, r, "%s", why.text);
+    }
+    if (r < 0) {
+        (void)snprintf(ret->damage, sizeof ret->damage, "journal: %.200s", why.text);
+    } else if (!found.found) {
+        (void)snprintf(ret->damage, sizeof ret->damage, "the journal is missing");
+    } else if (found.damage[0]) {
+        (void)snprintf(ret->damage, sizeof ret->damage, "journal: %.200s", found.damage);
+    }
+    return 0;
+}
