@@ -79,10 +79,10 @@ int prepare_fence(struct model *model, struct record *record, struct prepared *p
                               : record_find_drive(model, record, prepared, error);
 }
 
-static void fence(struct drive *drive, struct writer *writer)
+static void fence(const struct model *model, struct drive *drive, struct writer *writer)
 {
     drive_remove_writer(drive, writer);
-    if (writer->connected) {
+    if (writer->connected && !model->replaying) {
         /* Its connection finds out at its next request, and frees it. */
         writer->fenced = true;
         writer->drive = NULL;
@@ -93,17 +93,16 @@ static void fence(struct drive *drive, struct writer *writer)
 
 void apply_fence(struct model *model, const struct record *record, struct prepared *prepared)
 {
-    (void)model;
     (void)record;
     if (prepared->writer) {
-        fence(prepared->drive, prepared->writer);
+        fence(model, prepared->drive, prepared->writer);
         return;
     }
     struct writer *writer, *next;
     for (writer = TAILQ_FIRST(&prepared->drive->writers); writer; writer = next) {
         next = TAILQ_NEXT(writer, entry);
         if (!writer->connected) {
-            fence(prepared->drive, writer);
+            fence(model, prepared->drive, writer);
         }
     }
 }

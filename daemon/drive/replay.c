@@ -9,7 +9,7 @@
  * that was recorded can be vouched for.
  *
  * Connections are gone: at the end every writer is lost, and may have unsettled
- * writes that nobody knows.
+ * writes that nobody knows; what anonymous ones left is one heap.
  */
 #include "daemon/drive/replay.h"
 
@@ -60,11 +60,19 @@ static void lose_writers(struct model *model)
 {
     struct drive *drive;
     RB_FOREACH (drive, drives_by_id, &model->drives) {
-        struct writer *writer;
-        TAILQ_FOREACH (writer, &drive->writers, entry) {
+        bool heap = false;
+        struct writer *writer, *next;
+        for (writer = TAILQ_FIRST(&drive->writers); writer; writer = next) {
+            next = TAILQ_NEXT(writer, entry);
             writer->connected = false;
             writer->resuming = false;
             writer->unaccounted = true;
+            if (writer->token[0] == '\0' && heap) {
+                drive_remove_writer(drive, writer);
+                writer_free(writer);
+            } else if (writer->token[0] == '\0') {
+                heap = true;
+            }
         }
     }
 }

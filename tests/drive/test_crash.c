@@ -194,6 +194,54 @@ static void crash_leaves_writers_unaccounted(void **state)
     }
 }
 
+/* Writers come and go in every way, and then their drive. */
+static void writers_and_their_drive_go(struct harness *harness)
+{
+    harness_fill(harness);
+    for (int round = 0; round < 100; round++) {
+        struct drive *drive = harness_drive(harness, "vm1");
+        struct writer *one, *two, *three;
+        uint64_t sequence;
+        bool resuming;
+        assert_int_equal(writer_new(harness->model, drive, &one, &harness->error), 0);
+        assert_int_equal(writer_new(harness->model, drive, &two, &harness->error), 0);
+        assert_int_equal(writer_attach(harness->model, drive, text_of("w"), NULL, &three, &sequence,
+                                       &resuming, &harness->error),
+                         0);
+        mark_unsettled(harness, one, 2 * MIB);
+        mark_unsettled(harness, two, 2 * MIB);
+        mark_unsettled(harness, three, 2 * MIB);
+        writer_lost(harness->model, one);
+        writer_lost(harness->model, two); /* one heap with the other */
+        struct record fence = {
+            .type = RECORD_FENCE, .drive = drive->id, .name = text_of(round % 2 ? "w" : "")};
+        assert_int_equal(model_commit(harness->model, &fence, &harness->error), 0);
+        writer_lost(harness->model, three);
+        fence.name = text_of("");
+        assert_int_equal(model_commit(harness->model, &fence, &harness->error), 0);
+    }
+    struct record remove = {
+        .type = RECORD_DRIVE_REMOVE, .drive = harness_drive(harness, "vm1")->id, .force = true};
+    assert_int_equal(harness_commit(harness, &remove), 0);
+    harness_mark(harness, "vg0/lv1", 0, 1);
+}
+
+static void writers_are_replayed_whatever_they_did(void **state)
+{
+    (void)state;
+    struct harness harness;
+    harness_init(&harness);
+    harness_crash_after(&harness, writers_and_their_drive_go);
+    for (int i = 0; i < 2; i++) {
+        harness_open(&harness);
+        assert_null(model_drive_by_name(harness.model, text_of("vm1"), NULL));
+        assert_int_equal(harness_bitmap(&harness, "vg0/lv1/b")->validity, VALIDITY_EXACT);
+        assert_true(harness_is_dirty(&harness, "vg0/lv1/b", 0));
+        assert_int_equal(harness_close(&harness), 0);
+    }
+    harness_deinit(&harness);
+}
+
 static void fill_and_disable(struct harness *harness)
 {
     harness_fill(harness);
@@ -440,6 +488,7 @@ int main(void)
         cmocka_unit_test(crash_after_crash),
         cmocka_unit_test(every_kind_of_record_is_replayed),
         cmocka_unit_test(crash_leaves_writers_unaccounted),
+        cmocka_unit_test(writers_are_replayed_whatever_they_did),
         cmocka_unit_test(a_lost_journal_is_a_verdict),
         cmocka_unit_test(a_damaged_journal_is_set_aside),
         cmocka_unit_test(process_crash_drives_do_not_outlive_a_reboot),
