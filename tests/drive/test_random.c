@@ -54,6 +54,7 @@ struct shadow_drive {
 static struct shadow_drive drives[DRIVES];
 static struct harness harness;
 static unsigned seed;
+static unsigned crashes;
 
 static uint64_t below(uint64_t n)
 {
@@ -410,6 +411,32 @@ static void do_restart(void)
     harness_open(&harness);
 }
 
+/*
+ * As by kill -9 once everything is acknowledged: the files as they are at that
+ * moment, which is what the journal and the last commit hold.
+ */
+static void do_crash(void)
+{
+    assert_int_equal(harness_wait(&harness, model_sequence(harness.model), ACK_DURABLE), 0);
+    char command[512];
+    (void)snprintf(command, sizeof command, "cp -r %s %s.crashed", harness.directory,
+                   harness.directory);
+    assert_int_equal(system(command), 0);
+    for (size_t d = 0; d < DRIVES; d++) {
+        for (size_t w = 0; w < WRITERS; w++) {
+            struct shadow_writer *shadow = &drives[d].writers[w];
+            shadow->unaccounted |= shadow->writer || shadow->attached;
+        }
+    }
+    do_restart(); /* of the one that did not crash: its files are thrown away */
+    assert_int_equal(harness_close(&harness), 0);
+    (void)snprintf(command, sizeof command, "rm -r %s && mv %s.crashed %s", harness.directory,
+                   harness.directory, harness.directory);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(harness_try_open(&harness, MODEL_ACCEPT_COPY), 0);
+    crashes++;
+}
+
 static void random_operations_keep_the_promise(void **state)
 {
     (void)state;
@@ -443,8 +470,16 @@ static void random_operations_keep_the_promise(void **state)
             do_grow(drive);
             break;
         case 7:
-            if (below(8) == 0) {
+            switch (below(16)) {
+            case 0:
                 do_restart();
+                break;
+            case 1:
+                do_crash();
+                check();
+                break;
+            default:
+                break;
             }
             break;
         default:
@@ -457,6 +492,9 @@ static void random_operations_keep_the_promise(void **state)
     }
     do_restart();
     check();
+    do_crash();
+    check();
+    print_message("%u crashes\n", crashes);
     harness_deinit(&harness);
 }
 
