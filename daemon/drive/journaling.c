@@ -388,6 +388,16 @@ int journaling_new(struct model *model, struct journal *journal, struct journali
     return 0;
 }
 
+void journaling_activate(struct journaling *journaling)
+{
+    struct error error;
+    int r = journal_activate(journaling->journal, &error);
+    if (r < 0) {
+        log_warning("journal: %s; trying again with the first change", error.text);
+    }
+    journaling->activated = r == 0;
+}
+
 static void handle_closed(struct journaling *journaling)
 {
     if (--journaling->handles == 0) {

@@ -17,11 +17,14 @@ struct journaling;
 /* Records queued in memory while the journal cannot take them; beyond, changes are refused. */
 #define JOURNALING_QUEUE_BYTES_MAX (UINT64_C(64) << 20)
 
-/*
- * Takes over a journal that was created and not yet activated; it is activated by the first
- * batch, after the container has committed its instance.
- */
+/* Takes over a journal that was created and not yet activated. */
 int journaling_new(struct model *model, struct journal *journal, struct journaling **ret);
+
+/*
+ * Before the loop runs, when the container has committed the journal's instance: the segments get
+ * their names.  If that fails, or is not called, the first batch does it.
+ */
+void journaling_activate(struct journaling *journaling);
 
 /*
  * Room for a record, before it is applied: -ENOMEM, or -ENOSPC with the cause

@@ -273,7 +273,9 @@ static int take_container(struct model *model, struct container **taken,
     }
     /* A number of its own, so that whoever waits for the container waits for this commit too. */
     model->sequence++;
-    (void)writeback_now(model->writeback, false, error);
+    if (writeback_now(model->writeback, false, error) == 0) {
+        journaling_activate(model->journaling);
+    }
 
     r = history_new(model->loop, model->settings.catalog_path, model->settings.catalog_events,
                     &model->history);

@@ -149,6 +149,8 @@ def readiness_and_stopping():
         # Ready means that it listens and answers.
         client = Client(scratch.path + "/bitmapd.sock")
         client.must(DRIVE_ADD, drive_add("d", MIB))
+        assert {"bitmapd.sock", "bitmaps.qcow2", "journal.0", "journal.1"} <= \
+            set(os.listdir(scratch.path))
         process.terminate()
         assert b"STOPPING=1" in listener.recv(4096)
         assert process.wait(20) == 0
