@@ -35,7 +35,8 @@ struct batch {
     size_t used, capacity;
     struct journal_record *records; /* offsets until the bytes have their place */
     uint32_t count, records_capacity;
-    bool sync; /* somebody waits for durable */
+    bool sync;   /* somebody waits for durable */
+    bool sealed; /* the journal has seen it: the same bytes again, or nothing */
     TAILQ_ENTRY(batch) entry;
 };
 
@@ -96,9 +97,8 @@ static void batch_free(struct batch *batch)
 static struct batch *gathering(struct journaling *journaling, size_t bytes)
 {
     struct batch *batch = TAILQ_LAST(&journaling->queue, batch_queue);
-    bool busy = batch && journaling->visiting && journaling->visit.batch == batch;
 
-    if (batch && !busy && !(journaling->held && batch == TAILQ_FIRST(&journaling->queue)) &&
+    if (batch && !batch->sealed &&
         batch->used + bytes + (batch->count + 1) * JOURNAL_RECORD_FRAME_BYTES <=
             journaling->batch_bytes_max) {
         return batch;
@@ -236,6 +236,9 @@ static void submit(struct journaling *journaling)
         .covered = journaling->covered,
     };
     journaling->visiting = true;
+    if (batch) {
+        batch->sealed = true;
+    }
     worker_submit(&journaling->worker, &journaling->visit.work);
 }
 
@@ -338,6 +341,7 @@ static void visit_done(struct work *work)
         batch->used = 0;
         batch->count = 0;
         batch->sync = false;
+        batch->sealed = false;
         if (journaling->spare) {
             batch_free(batch);
         } else {
