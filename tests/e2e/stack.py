@@ -170,8 +170,14 @@ class Stack(contextlib.ExitStack):
         wait_until(ready, "bitmapd answers")
         return self.daemon
 
-    def restart_daemon(self):
+    def daemon_stops(self):
         self.daemon.stop()
+
+    def daemon_dies(self):
+        self.daemon.kill()
+
+    def restart_daemon(self):
+        self.daemon_stops()
         self.start_daemon()
 
     def ctl(self, *arguments, check=True):
