@@ -17,7 +17,8 @@ int prepare_mark(struct model *model, struct record *record, struct prepared *pr
     return r < 0 ? r : record_check_ranges(prepared->drive, record, error);
 }
 
-void drive_bitmap_mark(struct drive_bitmap *bitmap, struct range range, uint64_t sequence)
+/* Sets a range whatever happens: when memory is out the chunks become all dirty. */
+static void mark_bits(struct drive_bitmap *bitmap, struct range range, uint64_t sequence)
 {
     if (bitmap_reserve(bitmap->bits, range.offset, range.length) < 0) {
         /* Whole chunks need no memory: the doubt resolves to dirty. */
@@ -40,7 +41,7 @@ void apply_mark(struct model *model, const struct record *record, struct prepare
 
     TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
         for (uint32_t i = 0; i < record->ranges_count; i++) {
-            drive_bitmap_mark(bitmap, record->ranges[i], record->sequence);
+            mark_bits(bitmap, record->ranges[i], record->sequence);
         }
     }
     if (drive->ungapped > 0) {

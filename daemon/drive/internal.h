@@ -116,11 +116,6 @@ void model_clear(struct model *model);
 void model_free(struct model *model); /* takes NULL; handles must be closed */
 DEFINE_CLEANUP(struct model *, model_free)
 
-/* ---- record.c ---- */
-
-/* Sets a range in a bitmap whatever happens: when memory is out the chunks become all dirty. */
-void drive_bitmap_mark(struct drive_bitmap *bitmap, struct range range, uint64_t sequence);
-
 /* ---- writer.c ---- */
 
 struct unsettled_mark {
