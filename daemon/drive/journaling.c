@@ -75,6 +75,7 @@ struct journaling {
     uint64_t written, durable;
     bool degraded;
     char reason[REASON_SIZE];
+    int64_t degraded_since_ns;
     uv_prepare_t before_sleep;
     uv_timer_t timer; /* retries, and syncs for process-crash drives */
     bool closing;
@@ -298,6 +299,7 @@ static void failed(struct journaling *journaling, const struct visit *visit)
         log_error("journal: %s; changes are kept in memory, trying again", visit->error.text);
         history_note(journaling->model->history, journaling->model->sequence, "degraded", NULL,
                      NULL, NULL, visit->error.text);
+        journaling->degraded_since_ns = model_wall_clock_ns();
     }
     journaling->degraded = true;
     (void)snprintf(journaling->reason, sizeof journaling->reason, "journal: %.240s",
@@ -369,7 +371,7 @@ void journaling_covered(struct journaling *journaling, uint64_t applied_seq)
 
 /* ---- Life ---- */
 
-int journaling_new(struct model *model, struct journal *journal, struct journaling **ret)
+int journaling_new(struct model *model, struct journaling **ret)
 {
     struct journaling *journaling = calloc(1, sizeof *journaling);
     if (!journaling) {
@@ -382,14 +384,23 @@ int journaling_new(struct model *model, struct journal *journal, struct journali
         free(journaling);
         return r;
     }
-    journaling->journal = journal;
-    journaling->batch_bytes_max = journal_batch_bytes_max(journal);
     (void)uv_prepare_init(model->loop, &journaling->before_sleep);
     (void)uv_timer_init(model->loop, &journaling->timer);
     journaling->before_sleep.data = journaling->timer.data = journaling;
     (void)uv_prepare_start(&journaling->before_sleep, before_sleep);
     *ret = journaling;
     return 0;
+}
+
+void journaling_install(struct journaling *journaling, struct journal *journal)
+{
+    journaling->journal = journal;
+    journaling->batch_bytes_max = journal_batch_bytes_max(journal);
+}
+
+bool journaling_has_journal(const struct journaling *journaling)
+{
+    return journaling->journal != NULL;
 }
 
 void journaling_activate(struct journaling *journaling)
@@ -465,10 +476,15 @@ uint64_t journaling_durable(const struct journaling *journaling)
 
 bool journaling_stuck(const struct journaling *journaling)
 {
-    return journaling && (journaling->degraded || journaling->held);
+    return journaling->degraded || journaling->held;
 }
 
 const char *journaling_degraded_reason(const struct journaling *journaling)
 {
-    return journaling && journaling->degraded ? journaling->reason : "";
+    return journaling->degraded ? journaling->reason : "";
+}
+
+int64_t journaling_degraded_since_ns(const struct journaling *journaling)
+{
+    return journaling->degraded ? journaling->degraded_since_ns : 0;
 }

@@ -7,7 +7,8 @@
  * have skipped a mark; so does another boot for the drives whose marks outlive
  * a process only.  A container that is not the file it says it is (copied or
  * restored) may be older than the drives: everything becomes unknown unless the
- * operator vouches for it.
+ * operator vouches for it.  One that is older than its journal is, whatever
+ * anybody says.
  */
 #include "daemon/drive/start.h"
 
@@ -16,17 +17,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-/* What recorded since the last commit cannot be vouched for. */
-static void distrust_recording(struct drive_bitmap *bitmap, uint64_t sequence, const char *reason)
-{
-    if (bitmap->recording) {
-        start_unknown(bitmap, sequence, "%s", reason);
-    } else if (!bitmap->gap) {
-        drive_bitmap_set_recording(bitmap, false, true);
-        bitmap->changed = sequence;
-    }
-}
 
 /* Writers may have marked since what was loaded, and still be about to write. */
 static void doubt_writers(struct model *model)
@@ -53,10 +43,11 @@ static void judge_unclean(struct model *model, const struct container_info *info
             char reason[MODEL_REASON_BYTES_MAX + 1];
             (void)snprintf(reason, sizeof reason, "bitmapd did not stop cleanly, and %.150s",
                            replayed->damage);
-            distrust_recording(bitmap, sequence, reason);
+            drive_bitmap_distrust(bitmap, sequence, reason);
         } else if (rebooted && bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
-            distrust_recording(bitmap, sequence,
-                               "the host went down, and the drive's durability is process-crash");
+            drive_bitmap_distrust(
+                bitmap, sequence,
+                "the host went down, and the drive's durability is process-crash");
         }
     }
 }
@@ -65,6 +56,9 @@ bool start_identity_equal(const struct file_identity *a, const struct file_ident
 {
     return a->inode == b->inode && a->birth_time_ns == b->birth_time_ns;
 }
+
+static const char stale[] = "the container was put back to an earlier state: the journal beside it "
+                            "belongs to a later one";
 
 void start_judge(struct model *model, const struct container_info *info,
                  const struct replay_report *replayed, const struct file_identity *identity,
@@ -90,6 +84,11 @@ void start_judge(struct model *model, const struct container_info *info,
             doubt_writers(model);
         }
     }
+    if (replayed->stale) {
+        log_error("container %s: %s", model->container_path, stale);
+        start_unknown_all(model, sequence, stale);
+        doubt_writers(model);
+    }
     if (flags & MODEL_DISTRUST) {
         start_unknown_all(model, sequence, "started with --distrust");
     }
@@ -102,8 +101,9 @@ void start_report(struct model *model, const struct container_info *info,
     if (!info->clean) {
         (void)snprintf(journal, sizeof journal,
                        ", %" PRIu64 " journaled changes replayed (%" PRIu64
-                       " ranges marked) in %" PRIu64 " ms",
-                       replayed->records, replayed->marks, replayed->elapsed_ns / 1000000);
+                       " ranges marked, %" PRIu64 " granules made dirty) in %" PRIu64 " ms",
+                       replayed->records, replayed->marks, replayed->dirtied,
+                       replayed->elapsed_ns / 1000000);
     }
     uint32_t count = 0;
     const struct drive_bitmap *first = NULL;

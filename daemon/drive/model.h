@@ -2,6 +2,7 @@
 #ifndef BITMAPD_DAEMON_DRIVE_MODEL_H
 #define BITMAPD_DAEMON_DRIVE_MODEL_H
 
+#include "daemon/base/file.h"
 #include "daemon/bitmap/bitmap.h"
 #include "daemon/drive/record.h"
 #include "proto/base/error.h"
@@ -85,9 +86,12 @@ struct drive {
     RB_ENTRY(drive) by_name;
 };
 
-/* What the model takes from the configuration. */
+/* What the model takes from the configuration and from the host. */
 struct model_settings {
-    const char *container_path; /* the next six cannot change while running */
+    /* The next eight cannot change while running. */
+    struct file_system *files; /* where container and journal are */
+    uint8_t boot_id[16];       /* of this boot of the host */
+    const char *container_path;
     uint32_t cluster_bits;
     const char *journal_path; /* of the segments PATH.0 and PATH.1 */
     uint64_t journal_segment_bytes;

@@ -60,6 +60,14 @@ enum simdisk_fate {
 
 /* The disk as it is found after the power is back; @disk itself is unchanged. */
 struct simdisk *simdisk_crash(const struct simdisk *disk, enum simdisk_fate fate, uint64_t seed);
+/*
+ * The same disk, cache and all, as the next process finds it.  With @evict the cache has let
+ * go of pages that it believed to be on the media, which after a failed sync they may not be.
+ */
+struct simdisk *simdisk_clone(const struct simdisk *disk, bool evict, uint64_t seed);
+
+/* A write that was under way: so many bytes of it reach the cache.  Counts as no call. */
+void simdisk_poke(struct simdisk *disk, const void *bytes, uint64_t length, uint64_t offset);
 
 /* splitmix64: reproducible randomness for tests. */
 uint64_t simdisk_random(uint64_t *state);
