@@ -282,30 +282,33 @@ static void arm(struct journaling *journaling, uint64_t ms)
     }
 }
 
+static void degrade(struct journaling *journaling, const char *reason)
+{
+    struct model *model = journaling->model;
+
+    if (!journaling->degraded) {
+        log_error("journal: %s; changes are kept in memory, trying again", reason);
+        history_note(model->history, model->sequence, "degraded", NULL, NULL, NULL, reason);
+        journaling->degraded_since_ns = model_wall_clock_ns();
+    }
+    journaling->degraded = true;
+    (void)snprintf(journaling->reason, sizeof journaling->reason, "journal: %.240s", reason);
+}
+
 static void failed(struct journaling *journaling, const struct visit *visit)
 {
     if (visit->ran) {
         journaling->written = visit->written;
         journaling->durable = visit->durable;
     }
-    journaling->no_room = visit->r == -EAGAIN;
-    if (visit->r == -EAGAIN) {
-        /* No room: the container has to cover a segment first. */
-        journaling->held = visit->batch && !visit->appended;
-        writeback_start(journaling->model->writeback);
-        return;
-    }
-    if (!journaling->degraded) {
-        log_error("journal: %s; changes are kept in memory, trying again", visit->error.text);
-        history_note(journaling->model->history, journaling->model->sequence, "degraded", NULL,
-                     NULL, NULL, visit->error.text);
-        journaling->degraded_since_ns = model_wall_clock_ns();
-    }
-    journaling->degraded = true;
-    (void)snprintf(journaling->reason, sizeof journaling->reason, "journal: %.240s",
-                   visit->error.text);
+    journaling->no_room = visit->r == -EAGAIN; /* the container has to cover a segment first */
     journaling->held = visit->batch && !visit->appended;
-    arm(journaling, RETRY_MS);
+    if (!journaling->no_room) {
+        degrade(journaling, visit->error.text);
+    }
+    if (journaling->degraded) {
+        arm(journaling, RETRY_MS);
+    }
     writeback_start(journaling->model->writeback);
 }
 

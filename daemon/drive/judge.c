@@ -3,12 +3,11 @@
  * Step 4 of the start: the verdicts.
  *
  * A container that was not closed cleanly and whose journal is missing or
- * damaged makes every recording bitmap unknown, and disabled ones are taken to
- * have skipped a mark; so does another boot for the drives whose marks outlive
- * a process only.  A container that is not the file it says it is (copied or
- * restored) may be older than the drives: everything becomes unknown unless the
- * operator vouches for it.  One that is older than its journal is, whatever
- * anybody says.
+ * damaged makes every bitmap unknown.  Another boot does so to what recorded
+ * marks that outlive a process only, and what did not record may have skipped one.  A container
+ * that is not the file it says it is (copied or restored) may be older than the drives: everything
+ * becomes unknown unless the operator vouches for it.  One that is older than its journal is,
+ * whatever anybody says.
  */
 #include "daemon/drive/start.h"
 
@@ -34,17 +33,18 @@ static void judge_unclean(struct model *model, const struct container_info *info
                           const struct replay_report *replayed, uint64_t sequence)
 {
     bool rebooted = memcmp(&info->boot_id, &model->boot_id, sizeof model->boot_id) != 0;
-
-    doubt_writers(model);
     struct drive_bitmap *bitmap;
 
+    doubt_writers(model);
+    if (replayed->damage[0]) {
+        /* Any change may be among those that are lost: also to what does not record. */
+        char reason[MODEL_REASON_BYTES_MAX + 1];
+        (void)snprintf(reason, sizeof reason, "bitmapd did not stop cleanly, and %.150s",
+                       replayed->damage);
+        start_unknown_all(model, sequence, reason);
+    }
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
-        if (replayed->damage[0]) {
-            char reason[MODEL_REASON_BYTES_MAX + 1];
-            (void)snprintf(reason, sizeof reason, "bitmapd did not stop cleanly, and %.150s",
-                           replayed->damage);
-            drive_bitmap_distrust(bitmap, sequence, reason);
-        } else if (rebooted && bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
+        if (rebooted && bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
             drive_bitmap_distrust(
                 bitmap, sequence,
                 "the host went down, and the drive's durability is process-crash");

@@ -192,9 +192,10 @@ int journal_set_aside(const struct journal_files *files, const char *suffix, str
             to = NULL;
             return error_set_errno(error, -ENOMEM, "cannot set journal segment %s aside", name);
         }
-        int r = journal_files_rename(files, name, to, error);
+        struct error words;
+        int r = journal_files_rename(files, name, to, &words);
         if (r < 0 && r != -ENOENT) {
-            return r;
+            return error_set(error, r, "%s", words.text);
         }
     }
     return 0;

@@ -444,6 +444,12 @@ void simdir_put_back(struct simdir *dir, struct simdir *from, const char *name)
     make_durable(dir);
 }
 
+void simdir_watch(struct simdir *dir, void (*before)(void *opaque), void *opaque)
+{
+    dir->before = before;
+    dir->before_opaque = opaque;
+}
+
 uint64_t simdir_changes(const struct simdir *dir)
 {
     return dir->changes;
@@ -457,6 +463,11 @@ uint64_t simdir_calls(const struct simdir *dir)
 void simdir_stop_at(struct simdir *dir, uint64_t change)
 {
     dir->stop_at = change ? dir->changes + change : 0;
+}
+
+void simdir_kill(struct simdir *dir)
+{
+    dir->stopped = true;
 }
 
 bool simdir_stopped(const struct simdir *dir)
@@ -519,6 +530,11 @@ static struct simdisk *disk_after(struct simdisk *disk, enum simdir_fate fate, u
         return simdisk_clone(disk, fate == SIMDIR_EVICT, simdisk_random(random));
     case SIMDIR_DESTROY:
         return destroyed(disk, random);
+    case SIMDIR_MASK: {
+        struct simdisk *after = simdisk_crash(disk, SIMDISK_MASK, *random);
+        *random >>= simdisk_unsynced(disk);
+        return after;
+    }
     default:
         return simdisk_crash(disk, (enum simdisk_fate)fate, simdisk_random(random));
     }
@@ -542,7 +558,7 @@ static struct node *copy_node(struct simdir *after, const struct simdir *dir, st
     struct simdisk *disk = node->disk, *copy = NULL;
 
     if (!node->copy) {
-        if (dir->write_disk == disk) {
+        if (dir->write_disk == disk && fate != SIMDIR_MASK) {
             disk = copy = with_write(dir, disk, &after->random);
         }
         node->copy = node_new(after, disk_after(disk, fate, &after->random), node->inode);
@@ -584,11 +600,30 @@ struct simdir *simdir_crash(const struct simdir *dir, enum simdir_fate fate, uin
         return after;
     }
     for (unsigned i = 0; i < dir->n_pending; i++) {
-        if (fate == SIMDIR_KEEP || (fate != SIMDIR_DROP && simdisk_random(&after->random) % 2)) {
+        bool kept = fate == SIMDIR_KEEP;
+        if (fate == SIMDIR_MASK) {
+            kept = after->random & 1;
+            after->random >>= 1;
+        } else if (fate != SIMDIR_DROP && fate != SIMDIR_KEEP) {
+            kept = simdisk_random(&after->random) % 2;
+        }
+        if (kept) {
             apply(&entries, &dir->pending[i]);
         }
     }
     copy_entries(after, &after->seen, dir, &entries, fate);
     make_durable(after);
     return after;
+}
+
+unsigned simdir_unsynced(const struct simdir *dir)
+{
+    unsigned count = dir->n_pending;
+
+    for (unsigned i = 0; i < SIMDIR_FILES_MAX; i++) {
+        if (dir->seen.entry[i].name[0]) {
+            count += simdisk_unsynced(dir->seen.entry[i].node->disk);
+        }
+    }
+    return count;
 }

@@ -43,6 +43,7 @@ uint64_t simdir_calls(const struct simdir *dir);   /* all */
 /* As simdisk_stop_at() and simdisk_fail_at(), counted over the directory.  A rename that fails
  * is done or not. */
 void simdir_stop_at(struct simdir *dir, uint64_t change);
+void simdir_kill(struct simdir *dir); /* every later call gets -EIO */
 bool simdir_stopped(const struct simdir *dir);
 void simdir_fail_at(struct simdir *dir, uint64_t call, uint64_t count, int error);
 bool simdir_failed(const struct simdir *dir);
@@ -55,9 +56,10 @@ enum simdir_fate {
     SIMDIR_DROP = SIMDISK_DROP,
     SIMDIR_KEEP = SIMDISK_KEEP,
     SIMDIR_TEAR = SIMDISK_TEAR,
-    SIMDIR_DESTROY, /* each 4096-byte block that was written: old, new, or garbage */
-    SIMDIR_KILL,    /* the process alone: what reads saw is there, caches go on */
-    SIMDIR_EVICT,   /* the same, and the cache has let go of what a failed sync left */
+    SIMDIR_MASK = SIMDISK_MASK, /* the seed's bits: names first, then sectors, file by file */
+    SIMDIR_DESTROY,             /* each 4096-byte block that was written: old, new, or garbage */
+    SIMDIR_KILL,                /* the process alone: what reads saw is there, caches go on */
+    SIMDIR_EVICT,               /* the same, and the cache has let go of what a failed sync left */
     SIMDIR_FATES
 };
 
@@ -65,6 +67,9 @@ static inline bool simdir_fate_is_kill(enum simdir_fate fate)
 {
     return fate == SIMDIR_KILL || fate == SIMDIR_EVICT;
 }
+
+/* Changes of names and sectors that are not synced: the bits that SIMDIR_MASK looks at. */
+unsigned simdir_unsynced(const struct simdir *dir);
 
 /* The directory as it is found afterwards; @dir itself is unchanged. */
 struct simdir *simdir_crash(const struct simdir *dir, enum simdir_fate fate, uint64_t seed);

@@ -355,8 +355,17 @@ struct simdisk *simdisk_crash(const struct simdisk *d, enum simdisk_fate fate, u
     }
     grow(after, d->size);
     for (uint64_t s = 0; s * SIMDISK_SECTOR < d->size; s++) {
-        bool kept = fate == SIMDISK_KEEP || (fate == SIMDISK_TEAR && simdisk_random(&random) % 2);
-        if (!d->dirty[s] || !kept) {
+        bool kept = fate == SIMDISK_KEEP;
+        if (!d->dirty[s]) {
+            continue;
+        }
+        if (fate == SIMDISK_TEAR) {
+            kept = simdisk_random(&random) % 2;
+        } else if (fate == SIMDISK_MASK) {
+            kept = random & 1;
+            random >>= 1;
+        }
+        if (!kept) {
             continue;
         }
         memcpy(after->view + s * SIMDISK_SECTOR, d->view + s * SIMDISK_SECTOR, SIMDISK_SECTOR);
@@ -413,4 +422,14 @@ struct simdisk *simdisk_clone(const struct simdisk *d, bool evict, uint64_t seed
 void simdisk_poke(struct simdisk *d, const void *bytes, uint64_t length, uint64_t offset)
 {
     put(d, bytes, length, offset);
+}
+
+unsigned simdisk_unsynced(const struct simdisk *d)
+{
+    unsigned count = 0;
+
+    for (uint64_t s = 0; s * SIMDISK_SECTOR < d->size; s++) {
+        count += d->dirty[s];
+    }
+    return count;
 }

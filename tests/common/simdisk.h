@@ -56,7 +56,12 @@ enum simdisk_fate {
     SIMDISK_DROP, /* nothing unsynced reached the media */
     SIMDISK_KEEP, /* all of it did */
     SIMDISK_TEAR, /* each sector for itself, at random */
+    SIMDISK_MASK, /* each sector for itself: one bit of the seed each, in their order, lowest first;
+                   * the file is as long as they demand */
 };
+
+/* Sectors that were written and not synced. */
+unsigned simdisk_unsynced(const struct simdisk *disk);
 
 /* The disk as it is found after the power is back; @disk itself is unchanged. */
 struct simdisk *simdisk_crash(const struct simdisk *disk, enum simdisk_fate fate, uint64_t seed);

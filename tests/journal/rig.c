@@ -75,7 +75,7 @@ static int judge(const struct rig *rig, struct simdir *dir, uint64_t promised,
 
 static uint64_t promised_after(const struct rig *rig, enum simdir_fate fate)
 {
-    return fate == SIMDIR_KILL ? max_u64(rig->written, rig->durable) : rig->durable;
+    return simdir_fate_is_kill(fate) ? max_u64(rig->written, rig->durable) : rig->durable;
 }
 
 void rig_judge_crash(struct rig *rig, enum simdir_fate fate, uint64_t seed)
