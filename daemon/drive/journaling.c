@@ -14,7 +14,9 @@
  * container has needs no journal.
  *
  * Batches of nothing but marks of process-crash drives are not synced each;
- * a sync follows within a second.
+ * a sync follows within a second.  When a sync fails, those of them that were
+ * acknowledged at "written" hang on a cache that proves nothing any more: until
+ * they are written again a kill could lose them, so their drives are distrusted.
  */
 #include "daemon/drive/journaling.h"
 
@@ -51,6 +53,7 @@ struct visit {
     uint64_t covered;
     bool ran;
     bool appended;
+    bool sync_failed;
     int r;
     struct error error;
     uint64_t written, durable;
@@ -213,6 +216,7 @@ static void visit_run(struct work *work)
     }
     if (visit->r == 0 && visit->sync) {
         visit->r = journal_sync(journaling->journal, &visit->error);
+        visit->sync_failed = visit->r < 0 && visit->r != -EAGAIN;
     }
     visit->written = journal_written(journaling->journal);
     visit->durable = journal_durable(journaling->journal);
@@ -295,6 +299,46 @@ static void degrade(struct journaling *journaling, const char *reason)
     (void)snprintf(journaling->reason, sizeof journaling->reason, "journal: %.240s", reason);
 }
 
+static bool drive_is_trusted(const struct drive *drive)
+{
+    const struct drive_bitmap *bitmap;
+
+    TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
+        if (bitmap->validity != VALIDITY_UNKNOWN) {
+            return true;
+        }
+    }
+    return drive->ungapped > 0;
+}
+
+/* Written marks of process-crash drives were acknowledged, and may be lost. */
+static void distrust_written(struct journaling *journaling)
+{
+    static const char reason[] = "a sync of the journal failed, and the drive's durability is "
+                                 "process-crash";
+    struct model *model = journaling->model;
+    uint64_t durable = ack_watermark(model, ACK_DURABLE);
+    struct drive *drive;
+
+    RB_FOREACH (drive, drives_by_id, &model->drives) {
+        if (drive->durability != DURABILITY_PROCESS_CRASH || drive->marked <= durable ||
+            !drive_is_trusted(drive)) {
+            continue;
+        }
+        struct record record = {.type = RECORD_DRIVE_DISTRUST,
+                                .drive = drive->id,
+                                .name = {reason, sizeof reason - 1}};
+        struct error error;
+        if (model_commit(model, &record, &error) < 0) {
+            /* No room for the record: the container takes the verdict with its next commit. */
+            struct drive_bitmap *bitmap;
+            RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
+                drive_bitmap_distrust(bitmap, model->sequence, reason);
+            }
+        }
+    }
+}
+
 static void failed(struct journaling *journaling, const struct visit *visit)
 {
     if (visit->ran) {
@@ -305,6 +349,9 @@ static void failed(struct journaling *journaling, const struct visit *visit)
     journaling->held = visit->batch && !visit->appended;
     if (!journaling->no_room) {
         degrade(journaling, visit->error.text);
+    }
+    if (visit->sync_failed) {
+        distrust_written(journaling);
     }
     if (journaling->degraded) {
         arm(journaling, RETRY_MS);

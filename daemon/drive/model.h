@@ -78,6 +78,7 @@ struct drive {
     struct drive_bitmap_list recording; /* those that take marks */
     uint32_t bitmaps_count;
     uint32_t recording_count;
+    uint64_t marked;   /* sequence of the last mark */
     uint32_t ungapped; /* neither recording nor with a gap yet: the next mark makes one */
     struct writer_list writers;
     uint32_t writers_count;

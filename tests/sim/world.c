@@ -294,6 +294,16 @@ static void mark(struct world *world, unsigned d, bool by_writer)
     }
 }
 
+void world_mark(struct world *world, unsigned d)
+{
+    mark(world, d, false);
+}
+
+enum validity world_validity(struct world *world, unsigned d)
+{
+    return world_bitmap(world->process.model, d, 0)->validity;
+}
+
 static void settle_spot(struct world *world, unsigned s)
 {
     struct error error;
@@ -422,6 +432,24 @@ void world_settle(struct world *world)
                 return;
             }
         }
+    }
+}
+
+void world_recover(struct world *world)
+{
+    const char *reason;
+
+    for (unsigned i = 0; i < 20; i++) {
+        while (sim_step(world->process.sim)) {
+        }
+        if (!model_degraded_reason(world->process.model)[0]) {
+            return;
+        }
+        (void)sim_pass_time(world->process.sim);
+    }
+    reason = model_degraded_reason(world->process.model);
+    if (reason[0]) {
+        fail_msg("still degraded: %s", reason);
     }
 }
 

@@ -102,10 +102,16 @@ int world_stop(struct world *world);
 
 /* Adds the drives and a bitmap each. */
 void world_set_up(struct world *world);
+/* Spots of drive @d, by nobody in particular. */
+void world_mark(struct world *world, unsigned d);
+/* Of the bitmap that world_set_up() made for drive @d. */
+enum validity world_validity(struct world *world, unsigned d);
 /* One operation, at random. */
 void world_issue(struct world *world);
 /* Lets everybody go on until all is acknowledged. */
 void world_settle(struct world *world);
+/* Lets time pass until the daemon is well, which it must be soon. */
+void world_recover(struct world *world);
 /* Operations at random, among everybody's steps. */
 void world_run(struct world *world, unsigned operations);
 
