@@ -14,9 +14,7 @@ struct drive *world_drive(struct model *model, unsigned d); /* NULL: none */
 struct drive_bitmap *world_bitmap(struct model *model, unsigned d, unsigned b);
 void spot_note(struct spot *spot, uint64_t sequence, bool dirty);
 bool shadow_exists(const struct shadow *shadow); /* as last asked for */
-/* A daemon that is not running; takes over @dir. */
-void process_init(struct process *process, struct simdir *dir, uint32_t cluster_bits,
-                  uint64_t seed);
+void process_at_call(void *process);             /* the directory's hook */
 /* The client is told in time. */
 void world_wait(struct world *world, uint64_t sequence, enum ack_level level);
 

@@ -297,6 +297,15 @@ static void adopt(struct world *world)
     world->unaccounted = drive && drive_has_unaccounted(drive);
 }
 
+void world_adopt(struct world *world, const struct process *process)
+{
+    memset(world, 0, sizeof *world);
+    TAILQ_INIT(&world->ops);
+    world->process = *process;
+    simdir_watch(process->dir, process_at_call, &world->process);
+    adopt(world);
+}
+
 void world_crash(struct world *world, enum simdir_fate fate, uint64_t seed)
 {
     struct simdir *after = simdir_crash(world->process.dir, fate, seed);

@@ -258,6 +258,89 @@ static void damage_is_a_verdict(void **state)
 }
 
 /*
+ * Every call of a start fails in turn, once or for good until the daemon has
+ * started.  It refuses with words and leaves everything as it was, or it serves
+ * what there is, takes no changes while it has no journal, and recovers by itself.
+ */
+static bool start_with_faults(const struct world *before, uint64_t call, uint64_t count, int code,
+                              unsigned *refused, unsigned *degraded)
+{
+    struct process process;
+    struct error error = {""};
+    struct world after;
+
+    process_init(&process, simdir_crash(before->process.dir, SIMDIR_KILL, call),
+                 before->process.settings.cluster_bits, seed + call);
+    simdir_fail_at(process.dir, call, count, code);
+    int r = process_start(&process, &error);
+    bool failed = simdir_failed(process.dir);
+    assert_true(r == 0 || (failed && error.text[0]));
+    *refused += r < 0;
+    if (r == 0) {
+        world_adopt(&after, &process);
+        after.faults = true;
+        if (model_degraded_reason(process.model)[0]) {
+            struct record record = {.type = RECORD_DRIVE_ADD,
+                                    .name = {"new", 3},
+                                    .size = 512,
+                                    .granularity = 512,
+                                    .durability = DURABILITY_POWER_LOSS};
+            *degraded += 1;
+            assert_int_equal(model_commit(process.model, &record, &error), -EROFS);
+        }
+        simdir_fail_at(process.dir, UINT64_MAX / 2, 1, -EIO);
+        world_recover(&after);
+        world_mark(&after, 0);
+        assert_int_equal(after.refused, 0);
+        world_settle(&after);
+        /* What could not be read is unknown. */
+        world_judge_damaged(&after, simdir_crash(after.process.dir, SIMDIR_DROP, call), call);
+        process = after.process;
+    }
+    simdir_fail_at(process.dir, UINT64_MAX / 2, 1, -EIO);
+    world_judge_damaged(before, simdir_crash(process.dir, SIMDIR_KILL, call), call);
+    if (r == 0) {
+        after.process = process;
+        world_kill(&after);
+    } else {
+        process_kill(&process);
+    }
+    return failed;
+}
+
+static void starts_with_failing_calls(void **state)
+{
+    static const int codes[] = {-EIO, -ENOSPC, -EROFS};
+    unsigned refused = 0, degraded = 0;
+
+    (void)state;
+    world_again = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        struct world world;
+        struct error error;
+
+        world_init(&world, i % 2 ? 12 : 9, seed + 500 + i);
+        assert_int_equal(process_start(&world.process, &error), 0);
+        world_set_up(&world);
+        world_run(&world, 60);
+        if (i < 2) {
+            world_settle(&world);
+            assert_int_equal(world_stop(&world), 0);
+        }
+        for (unsigned forever = 0; forever < 2; forever++) {
+            uint64_t call = 1 + seed % SHARE;
+            while (start_with_faults(&world, call, forever ? 1000000 : 1, codes[call % 3], &refused,
+                                     &degraded)) {
+                call += SHARE;
+            }
+        }
+        world_kill(&world);
+    }
+    printf("%u starts refused, %u degraded\n", refused, degraded);
+    assert_true(refused > 0 && degraded > 0);
+}
+
+/*
  * A sync of the journal fails while marks of a process-crash drive wait for it
  * that were acknowledged already: the drive is not trusted any more, also by
  * whoever starts later; nothing else suffers, and a new history ends it.
@@ -306,6 +389,7 @@ int main(void)
         cmocka_unit_test_teardown(crash_after_crash, show_states),
         cmocka_unit_test_teardown(crash_with_failing_calls, show_states),
         cmocka_unit_test_teardown(damage_is_a_verdict, show_states),
+        cmocka_unit_test_teardown(starts_with_failing_calls, show_states),
         cmocka_unit_test(a_failed_sync_is_a_verdict),
     };
 

@@ -471,7 +471,7 @@ void world_run(struct world *world, unsigned operations)
     }
 }
 
-static void at_call(void *opaque)
+void process_at_call(void *opaque)
 {
     struct process *process = opaque;
 
@@ -508,7 +508,7 @@ void process_init(struct process *process, struct simdir *dir, uint32_t cluster_
 int process_start(struct process *process, struct error *error)
 {
     process->sim = sim_new(simdisk_random(&process->random));
-    simdir_watch(process->dir, at_call, process);
+    simdir_watch(process->dir, process_at_call, process);
     int r = model_open(sim_loop(process->sim), &process->settings, 0, &process->model, error);
     if (r < 0) {
         process->model = NULL;

@@ -93,6 +93,9 @@ extern unsigned world_again;
 void world_init(struct world *world, uint32_t cluster_bits, uint64_t seed);
 void world_kill(struct world *world); /* frees all that it has */
 
+/* A daemon that is not running, with containers of so large clusters; takes over @dir. */
+void process_init(struct process *process, struct simdir *dir, uint32_t cluster_bits,
+                  uint64_t seed);
 /* Starts the daemon on the process's directory.  0, or what model_open() said. */
 int process_start(struct process *process, struct error *error);
 /* As by kill -9; the directory is freed. */
@@ -120,6 +123,9 @@ void world_judge(const struct world *world, struct simdir *after, enum simdir_fa
                  uint64_t seed);
 /* The same where the directory was damaged besides: refusing to start is right too, and unknown. */
 void world_judge_damaged(const struct world *world, struct simdir *after, uint64_t seed);
+
+/* A client of a daemon that runs already: what is there counts as acknowledged. */
+void world_adopt(struct world *world, const struct process *process);
 
 /* Crashes, starts again and goes on: what is there then counts as acknowledged. */
 void world_crash(struct world *world, enum simdir_fate fate, uint64_t seed);
