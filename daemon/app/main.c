@@ -157,7 +157,9 @@ static int run(struct app *app)
     r = start(app, &error);
     if (r < 0) {
         log_error("%s", error.text);
-        app->exit_status = !app->model && r == -EBADMSG ? EXIT_CONTAINER : EXIT_FAILURE;
+        /* Neither damage nor a newer format goes away by trying again. */
+        bool not_understood = !app->model && (r == -EBADMSG || r == -ENOTSUP);
+        app->exit_status = not_understood ? EXIT_CONTAINER : EXIT_FAILURE;
         if (app->server) {
             stop(app);
         } else if (app->model) {

@@ -72,7 +72,7 @@ struct model {
     struct uuid boot_id;
     uint64_t memory_bytes, dirty_memory_bytes; /* as last summed up, good until: */
     uint64_t sums_until_ms;
-    char start_report[1024];
+    char start_report[4096];
 
     void (*closed)(void *opaque, int r); /* from model_close() on */
     void *closed_opaque;

@@ -94,6 +94,34 @@ void start_judge(struct model *model, const struct container_info *info,
     }
 }
 
+#define REPORT_NAMED 3u /* unknown bitmaps; the history has all */
+/* Of one: the name, the reason, and what is between. */
+#define REPORT_NAMED_BYTES (BITMAP_FULL_NAME_BYTES + MODEL_REASON_BYTES_MAX + 8)
+
+/* How many are unknown; the first of them with their reasons into @text. */
+static uint32_t name_unknown(struct model *model, char *text, size_t size)
+{
+    struct drive_bitmap *bitmap;
+    uint32_t count = 0;
+
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
+        if (bitmap->validity != VALIDITY_UNKNOWN) {
+            continue;
+        }
+        size_t used = strlen(text);
+        if (count < REPORT_NAMED) {
+            (void)snprintf(text + used, size - used, "; %s/%s: %s", bitmap->drive->name,
+                           bitmap->name, bitmap->reason);
+        } else if (count == REPORT_NAMED) {
+            (void)snprintf(text + used, size - used, "; …");
+        }
+        count++;
+        history_note(model->history, model->sequence, "unknown", bitmap->drive->name, bitmap->name,
+                     NULL, bitmap->reason);
+    }
+    return count;
+}
+
 void start_report(struct model *model, const struct container_info *info,
                   const struct replay_report *replayed, bool made)
 {
@@ -105,27 +133,14 @@ void start_report(struct model *model, const struct container_info *info,
                        replayed->records, replayed->marks, replayed->dirtied,
                        replayed->elapsed_ns / 1000000);
     }
-    uint32_t count = 0;
-    const struct drive_bitmap *first = NULL;
-    struct drive_bitmap *bitmap;
-    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
-        if (bitmap->validity == VALIDITY_UNKNOWN) {
-            count++;
-            first = first ? first : bitmap;
-            history_note(model->history, model->sequence, "unknown", bitmap->drive->name,
-                         bitmap->name, NULL, bitmap->reason);
-        }
-    }
-    int n = snprintf(model->start_report, sizeof model->start_report,
-                     "%s%s, %u drives, %u bitmaps, %u unknown",
-                     made          ? "new container"
-                     : info->clean ? "clean container"
-                                   : "container was not closed cleanly",
-                     journal, model->drives_count, model->bitmaps_count, count);
-    if (first && n > 0 && (size_t)n < sizeof model->start_report) {
-        (void)snprintf(model->start_report + n, sizeof model->start_report - (size_t)n,
-                       " (%s/%s: %s)", first->drive->name, first->name, first->reason);
-    }
+    char unknown[(REPORT_NAMED + 1) * REPORT_NAMED_BYTES] = "";
+    uint32_t count = name_unknown(model, unknown, sizeof unknown);
+    (void)snprintf(model->start_report, sizeof model->start_report,
+                   "%s%s, %u drives, %u bitmaps, %u unknown%s",
+                   made          ? "new container"
+                   : info->clean ? "clean container"
+                                 : "container was not closed cleanly",
+                   journal, model->drives_count, model->bitmaps_count, count, unknown);
     if (count > 0) {
         log_warning("%s", model->start_report);
     } else {

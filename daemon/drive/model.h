@@ -119,8 +119,9 @@ enum model_open_flags {
 
 /*
  * The start, up to where listening may begin; blocks.  Makes the container
- * when there is none.  -EBADMSG: the container is not understood, and has not
- * been written to.  @settings is copied.
+ * when there is none.  -EBADMSG, -ENOTSUP: the container, or the journal that it needs,
+ * is not understood (damaged, or of a newer version), and nothing has been written to either.
+ * @settings is copied.
  */
 int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned flags,
                struct model **ret, struct error *error);

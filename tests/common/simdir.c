@@ -532,7 +532,8 @@ static struct simdisk *disk_after(struct simdisk *disk, enum simdir_fate fate, u
         return destroyed(disk, random);
     case SIMDIR_MASK: {
         struct simdisk *after = simdisk_crash(disk, SIMDISK_MASK, *random);
-        *random >>= simdisk_unsynced(disk);
+        unsigned used = simdisk_unsynced(disk);
+        *random = used < 64 ? *random >> used : 0;
         return after;
     }
     default:

@@ -93,7 +93,7 @@ static void live(uint32_t cluster_bits, uint64_t workload_seed, unsigned operati
 static void crash_at_every_call(void **state)
 {
     (void)state;
-    sample = 1;
+    sample = SHARE / 2 + 1;
     torn = 12;
     world_again = 40;
     for (unsigned i = 0; i < rounds(2); i++) {
@@ -114,7 +114,7 @@ static int show_states(void **state)
 static void crash_in_long_lives(void **state)
 {
     (void)state;
-    sample = 6;
+    sample = 6 * (SHARE / 2 + 1);
     torn = 6;
     world_again = 100;
     for (unsigned i = 0; i < rounds(2); i++) {
