@@ -260,6 +260,30 @@ static void make_durable(struct simdir *dir)
     dir->n_pending = 0;
 }
 
+static size_t directory_bytes(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? (size_t)(slash - path) : 0;
+}
+
+/* The changes of names in the directory that holds @path. */
+static void make_names_durable(struct simdir *dir, const char *path)
+{
+    size_t bytes = directory_bytes(path);
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < dir->n_pending; i++) {
+        const struct change *change = &dir->pending[i];
+        const char *name = change->to[0] ? change->to : change->from;
+        if (directory_bytes(name) == bytes && strncmp(name, path, bytes) == 0) {
+            apply(&dir->durable, change);
+        } else {
+            dir->pending[kept++] = *change;
+        }
+    }
+    dir->n_pending = kept;
+}
+
 /* ---- The file system ---- */
 
 static int fs_open(struct file_system *files, const char *path, enum file_mode mode,
@@ -341,9 +365,8 @@ static int fs_sync_directory(struct file_system *files, const char *path)
     struct simdir *dir = (struct simdir *)files;
     enum course course = enter(dir, true);
 
-    (void)path;
     if (course == COURSE_DO) {
-        make_durable(dir);
+        make_names_durable(dir, path);
     }
     return course == COURSE_DO ? 0 : course == COURSE_FAIL ? dir->fail_error : -EIO;
 }

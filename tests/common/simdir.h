@@ -10,8 +10,8 @@
  *
  * Calls are counted over all files and names, so that one number says where
  * the power fails or which call does.  Names that were made, renamed or removed are
- * durable with the directory's next sync; when the power fails before, each
- * of these changes is kept or lost, renames as a whole.
+ * durable with the next sync of their directory (what stands before the last slash); when the
+ * power fails before, each of these changes is kept or lost, renames as a whole.
  */
 struct simdir;
 

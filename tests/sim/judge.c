@@ -166,7 +166,7 @@ static void check_container(const struct trial *trial, struct simdir *dir)
     struct error error;
     struct file *file;
 
-    if (simdir_open(dir, "c", false, &file) < 0) {
+    if (simdir_open(dir, "c/c", false, &file) < 0) {
         return;
     }
     int r = container_check(file, show, NULL, &report, &error);

@@ -235,14 +235,14 @@ static void damage_is_a_verdict(void **state)
                 break;
             case 2:
                 /* Not the journal: what spoils its last batch looks like a torn one. */
-                bytes = simdisk_bytes(simdir_disk(after, "c"), &size);
+                bytes = simdisk_bytes(simdir_disk(after, "c/c"), &size);
                 for (unsigned k = 0; k < 16; k++) {
                     bytes[simdisk_random(&random) % size] ^= (uint8_t)simdisk_random(&random);
                 }
                 break;
             case 3:
                 if (earlier) {
-                    simdir_put_back(after, earlier, "c");
+                    simdir_put_back(after, earlier, "c/c");
                 }
                 break;
             }

@@ -52,6 +52,7 @@ bool shadow_exists(const struct shadow *shadow)
 struct client_op {
     struct model_waiter waiter;
     struct world *world;
+    enum ack_level promise; /* what its reply tells the client */
     TAILQ_ENTRY(client_op) entry;
 };
 
@@ -69,7 +70,7 @@ static void op_done(struct model_waiter *waiter, int r)
     struct client_op *op = (struct client_op *)waiter;
 
     if (r == 0) {
-        note_ack(op->world, waiter->sequence, waiter->level);
+        note_ack(op->world, waiter->sequence, op->promise);
     } else {
         assert_int_equal(r, -EINPROGRESS);
         assert_true(op->world->faults || simdir_stopped(op->world->process.dir));
@@ -79,16 +80,24 @@ static void op_done(struct model_waiter *waiter, int r)
     free(op);
 }
 
-void world_wait(struct world *world, uint64_t sequence, enum ack_level level)
+/* @level: what the daemon waits for; @promise: what it has promised. */
+static void wait_for(struct world *world, uint64_t sequence, enum ack_level level,
+                     enum ack_level promise)
 {
     struct client_op *op = calloc(1, sizeof *op);
 
     assert_non_null(op);
     op->world = world;
+    op->promise = promise;
     op->waiter.done = op_done;
     world->outstanding++;
     TAILQ_INSERT_TAIL(&world->ops, op, entry);
     model_wait(world->process.model, sequence, level, &op->waiter);
+}
+
+void world_wait(struct world *world, uint64_t sequence, enum ack_level level)
+{
+    wait_for(world, sequence, level, level);
 }
 
 /* ---- Operations ---- */
@@ -290,7 +299,7 @@ static void mark(struct world *world, unsigned d, bool by_writer)
         world->mark_ids[spots[i]] = world->next_mark_id++;
     }
     if (sequence != 0) {
-        world_wait(world, sequence, drive_ack_level(drive));
+        wait_for(world, sequence, drive_ack_level(drive), d == 0 ? ACK_DURABLE : ACK_WRITTEN);
     }
 }
 
@@ -490,9 +499,9 @@ void process_init(struct process *process, struct simdir *dir, uint32_t cluster_
             {
                 .files = simdir_files(dir),
                 .boot_id = {1},
-                .container_path = "c",
+                .container_path = "c/c",
                 .cluster_bits = cluster_bits,
-                .journal_path = "j",
+                .journal_path = "j/j",
                 .journal_segment_bytes = SEGMENT_BYTES,
                 .flush_interval_ns = UINT64_C(5000000000),
                 .flush_dirty_limit = UINT64_MAX,
