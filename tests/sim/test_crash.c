@@ -257,6 +257,37 @@ static void damage_is_a_verdict(void **state)
     }
 }
 
+/* An orderly stop's container comes back under the same inode, after another life has begun. */
+static void a_container_put_back_is_a_verdict(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 16; i++) {
+        struct world world, later;
+        struct error error;
+
+        world_init(&world, i % 2 ? 12 : 9, seed + 600 + i);
+        assert_int_equal(process_start(&world.process, &error), 0);
+        world_set_up(&world);
+        world_run(&world, 30);
+        world_settle(&world);
+        assert_int_equal(world_stop(&world), 0);
+        struct simdir *earlier = simdir_crash(world.process.dir, SIMDIR_KILL, i);
+
+        assert_int_equal(process_start(&world.process, &error), 0);
+        world_adopt(&later, &world.process);
+        world_run(&later, 60);
+        world_settle(&later);
+        if (i % 4 > 1) {
+            assert_int_equal(world_stop(&later), 0);
+        }
+        struct simdir *after = simdir_crash(later.process.dir, SIMDIR_KILL, i);
+        simdir_put_back(after, earlier, "c/c");
+        world_judge_damaged(&later, after, seed + i);
+        simdir_free(earlier);
+        world_kill(&later);
+    }
+}
+
 /*
  * Every call of a start fails in turn, once or for good until the daemon has
  * started.  It refuses with words and leaves everything as it was, or it serves
@@ -389,6 +420,7 @@ int main(void)
         cmocka_unit_test_teardown(crash_after_crash, show_states),
         cmocka_unit_test_teardown(crash_with_failing_calls, show_states),
         cmocka_unit_test_teardown(damage_is_a_verdict, show_states),
+        cmocka_unit_test(a_container_put_back_is_a_verdict),
         cmocka_unit_test_teardown(starts_with_failing_calls, show_states),
         cmocka_unit_test(a_failed_sync_is_a_verdict),
     };

@@ -110,7 +110,8 @@ def main():
         assert configured.returncode == 0, configured.stdout.decode(errors="replace")
         built, words = build(directory)
         assert built, words
-        assert caught_by(directory) is None, "the tests fail without any mutation"
+        if not os.environ.get("MUTATE_TRUST"):
+            assert caught_by(directory) is None, "the tests fail without any mutation"
         for mutation in chosen:
             started = time.monotonic()
             test = try_one(directory, mutation)

@@ -120,12 +120,10 @@ ORDER = [
      "    if (!vouching && report->watermark > replay->last_seq) {"),
     ("start: an unclean container is never taken without its journal",
      "daemon/drive/replay.c",
-     "    } else if (!found.found) {",
-     "    } else if (false) {"),
-    ("start: numbers that were given out are not used again",
-     "daemon/drive/start.c",
-     "    uint64_t sequence = max_u64(model->sequence, replayed.highest_seq) + 1;",
-     "    uint64_t sequence = model->sequence + 1;"),
+     """    } else if (!found.found) {
+        (void)snprintf(ret->damage, sizeof ret->damage, "the journal is missing");
+    } else if (found.damage[0]) {""",
+     """    } else if (found.found && found.damage[0]) {"""),
     ("start: the old journal goes only when the container has everything",
      "daemon/drive/writeback_job.c",
      """    job->r = job->journal_duty == JOB_JOURNAL_MAKE ? make_journal(job) : 0;
