@@ -64,12 +64,16 @@ class Stack(Disks):
 
     # ---- The daemon ----
 
-    def start_daemon(self, *options):
+    def launch_daemon(self, *options):
+        """One that may not answer yet."""
         if self.daemon is None:
             # One that was restarted is still ended after all that depends on it.
             self.callback(lambda: self.daemon.end())
         self.daemon = self.start(
             "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.directory, *options], end=False)
+
+    def start_daemon(self, *options):
+        self.launch_daemon(*options)
 
         def ready():
             self.daemon.check_running()
@@ -161,7 +165,7 @@ class Stack(Disks):
 
     # ---- The proof ----
 
-    def compare(self, before, after, bitmap):
+    def compare(self, before, after, bitmap, quiet=False):
         """Every granule that differs has to be dirty.  Returns the counts."""
         granularity = self.ctl_json("bitmap", "show", bitmap)["granularity"]
         map_path = self.path("map.json")
@@ -171,5 +175,6 @@ class Stack(Disks):
             sys.executable, "-B", os.path.join(HERE, "compare_granules.py"), "--json",
             before, after, map_path, str(granularity))
         counts = json.loads(result.stdout)
-        print(f"{bitmap}: {counts}")
+        if not quiet:
+            print(f"{bitmap}: {counts}")
         return counts
