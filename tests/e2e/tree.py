@@ -12,7 +12,7 @@ from programs import run
 
 PACKAGES = ("linux-libc-dev", "cmake-data")  # what building needs: thousands of small files
 ELSEWHERE = "/usr/include"  # where there is no dpkg
-BYTES_MAX = 16 << 20
+BYTES_MAX = 10 << 20
 RECORD_BYTES = 10240  # tar's
 RECORDS_PER_SYNC = 40
 
