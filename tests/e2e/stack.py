@@ -39,6 +39,7 @@ class Stack(Disks):
         signal.signal(signal.SIGTERM, lambda *unused: sys.exit(1))
         self.directory = tempfile.mkdtemp(prefix="bitmapd-e2e-")
         self.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.state_directory = self.directory
         self.socket = self.path("bitmapd.sock")
         self.daemon = None
         self.processes = []
@@ -70,7 +71,8 @@ class Stack(Disks):
             # One that was restarted is still ended after all that depends on it.
             self.callback(lambda: self.daemon.end())
         self.daemon = self.start(
-            "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.directory, *options], end=False)
+            "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.state_directory, *options],
+            end=False)
 
     def start_daemon(self, *options):
         self.launch_daemon(*options)
@@ -92,8 +94,8 @@ class Stack(Disks):
         self.daemon_stops()
         self.start_daemon()
 
-    def ctl(self, *arguments, check=True):
-        return run(os.environ["BITMAPCTL"], "-s", self.socket, *arguments, check=check)
+    def ctl(self, *arguments, **options):
+        return run(os.environ["BITMAPCTL"], "-s", self.socket, *arguments, **options)
 
     def ctl_json(self, *arguments):
         return json.loads(self.ctl("-o", "json", *arguments).stdout)
