@@ -7,7 +7,7 @@ import os
 import re
 
 from disks import sync_device
-from programs import run, wait_until
+from programs import run, skip, wait_until
 
 TOOLS = ("nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4", "e2fsck")
 
@@ -16,7 +16,10 @@ class KernelLog:
     """What the kernel says from now on."""
 
     def __init__(self):
-        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            skip(f"the kernel's log cannot be read: {error}")
         os.lseek(self.fd, 0, os.SEEK_END)
 
     def close(self):
