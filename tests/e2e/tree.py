@@ -50,31 +50,28 @@ def check_files(directory, files):
 
 
 class Unpacking:
-    """A tar that runs, into a directory that is made for it."""
+    """A tar that runs, into a directory that is made for it.  It writes the numbers of records
+    that were read when everything was made stable, and errors."""
 
     def __init__(self, stack, tree, directory):
         os.mkdir(directory)
         self.tree = tree
         self.directory = directory
-        self.log = stack.path("unpacked")
-        with open(self.log, "w", encoding="utf-8"):
-            pass
         self.process = stack.start(
             "tar",
             ["tar", "--extract", "--file", tree.path, "--directory", directory,
              f"--record-size={RECORD_BYTES}", f"--checkpoint={RECORDS_PER_SYNC}",
-             '--checkpoint-action=exec=sync -f "$UNPACK_TO" && echo $TAR_CHECKPOINT >>"$UNPACK_LOG"'],
-            env=dict(os.environ, UNPACK_TO=directory, UNPACK_LOG=self.log))
+             '--checkpoint-action=exec=sync -f "$UNPACK_TO" && echo $TAR_CHECKPOINT'],
+            env=dict(os.environ, UNPACK_TO=directory))
 
     def running(self):
         return self.process.running()
 
     def stable_files(self):
         """Those that were whole when everything was made stable for the last time."""
-        with open(self.log, encoding="utf-8") as file:
-            records = int((file.read().split() or [0])[-1])
+        records = [int(line) for line in self.process.text().splitlines()]
         # The last one had been read, and perhaps not been looked at.
-        end = (records - 1) * RECORD_BYTES
+        end = (records[-1] - 1) * RECORD_BYTES if records else 0
         return [entry for entry in self.tree.files if entry[2] <= end]
 
     def abandon(self):
@@ -84,6 +81,7 @@ class Unpacking:
     def finish(self):
         """Without any error, and checked."""
         code = self.process.wait()
-        assert code == 0 and not self.process.text(), f"tar: exit {code}\n{self.process.text()}"
+        text = self.process.text()
+        assert code == 0 and all(line.isdigit() for line in text.splitlines()), f"tar: {code} {text}"
         run("sync", "-f", self.directory)
         check_files(self.directory, self.tree.files)
