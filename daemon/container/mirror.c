@@ -17,6 +17,11 @@
  * search ends early in a file that is too large to be read through just because
  * somebody named the wrong one; where we make containers, the mirror is near
  * the front.
+ *
+ * An image with a disk of its own is never searched: its guest writes into it
+ * what it likes, and a mirror that is older than the disk would cost the disk.
+ * Where the extension names it, the mirror of such an image has to agree with
+ * the header about the disk.
  */
 #include "daemon/container/internal.h"
 
@@ -98,11 +103,31 @@ static int mirror_search(struct file *file, uint64_t file_bytes, struct header *
     return 0;
 }
 
+/* Whether what stands at byte 0, damaged or not for us, is the header of an image with a disk. */
+static bool heads_a_disk(struct file *file, uint64_t file_bytes)
+{
+    uint8_t bytes[HEADER_BYTES_QCOW2];
+
+    if (file_bytes < sizeof bytes || file_read(file, bytes, sizeof bytes, 0) < 0) {
+        return false;
+    }
+    return load_be32(bytes + HEADER_MAGIC) == HEADER_MAGIC_VALUE &&
+           (load_be64(bytes + HEADER_VIRTUAL_SIZE) != 0 ||
+            load_be32(bytes + HEADER_L1_ENTRIES) != 0);
+}
+
+static bool same_disk(const struct header *a, const struct header *b)
+{
+    return a->virtual_size == b->virtual_size && a->l1_entries == b->l1_entries &&
+           a->l1_offset == b->l1_offset && a->snapshots == b->snapshots &&
+           a->snapshots_offset == b->snapshots_offset;
+}
+
 int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool *ret_used_mirror,
                 struct error *error)
 {
     CLEANUP(header_deinit) struct header h = {0};
-    struct header mirror;
+    CLEANUP(header_deinit) struct header mirror = {0};
     struct error why = {{0}};
     int r;
 
@@ -136,7 +161,7 @@ int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool
             return error_set(error, r, "%s, and %s", why.text, second.text);
         }
     } else {
-        r = mirror_search(file, file_bytes, &mirror);
+        r = heads_a_disk(file, file_bytes) ? -ENOENT : mirror_search(file, file_bytes, &mirror);
         if (r == -ENOENT) {
             return error_set(error, -EBADMSG, "%s", why.text);
         }
@@ -144,7 +169,14 @@ int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool
     if (r < 0) {
         return error_set_errno(error, r, "%s, and its mirror cannot be read", why.text);
     }
+    if (header_has_disk(&mirror) && !(pointer_good && same_disk(&h, &mirror))) {
+        return error_set(error, -EBADMSG,
+                         "%s, and its mirror at offset %" PRIu64
+                         " may be older than the image's disk",
+                         why.text, mirror.private.mirror_offset);
+    }
     *ret = mirror;
+    mirror = (struct header){0};
     *ret_used_mirror = true;
     return 0;
 }
