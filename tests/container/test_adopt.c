@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Images made by real QEMU become internal containers: all of them can be
+ * owned and used, their disks stay what they were, and whatever happens in
+ * between, what is found is the old image or the new container.
+ */
+#include "tests/container/images.h"
+#include "tests/container/script.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static uint64_t seed;
+
+/* No corruption, no leaks: also of the disk's own clusters. */
+static void check_clean(const struct image *image, struct simdisk *disk)
+{
+    struct container_check_report report = test_check(disk, true);
+
+    if (report.corruptions != 0 || report.leaks != 0) {
+        fail_msg("image \"%s\": %u corruptions, %u leaks", image->name,
+                 (unsigned)report.corruptions, (unsigned)report.leaks);
+    }
+    image_check_disk(image, disk);
+}
+
+/* The whole block of the image at @disk; what is in it follows. */
+static void read_header(struct simdisk *disk, struct header *ret)
+{
+    struct error e;
+    uint64_t size;
+
+    (void)simdisk_bytes(disk, &size);
+    OK(header_read(simdisk_file(disk), size, 0, ret, &e), e);
+}
+
+/* Fields of the disk, foreign extensions and backing file name are what they were. */
+static void check_header(const struct image *image, struct simdisk *disk)
+{
+    CLEANUP(header_deinit) struct header old = {0};
+    CLEANUP(header_deinit) struct header new = {0};
+    struct simdisk *before = image_disk(image, 1);
+
+    read_header(before, &old);
+    read_header(disk, &new);
+    simdisk_free(before);
+    assert_true(new.has_private &&new.crc_good);
+    assert_int_equal(new.length, 120);
+    size_t padding = new.n_foreign > 0 && new.foreign[0].type == EXTENSION_PADDING;
+    assert_int_equal(new.n_foreign, old.n_foreign + padding);
+    for (size_t i = 0; i < old.n_foreign; i++) {
+        const struct extension *x = &new.foreign[i + padding];
+        assert_int_equal(x->type, old.foreign[i].type);
+        assert_int_equal(x->length, old.foreign[i].length);
+        assert_memory_equal(x->data, old.foreign[i].data, x->length);
+    }
+    assert_int_equal(new.backing_bytes, old.backing_bytes);
+    if (old.backing_bytes > 0) {
+        assert_memory_equal(new.backing_name, old.backing_name, old.backing_bytes);
+    }
+    /* All but the backing file name's place, the refcount table, autoclear bits, and our fields. */
+    assert_memory_equal(new.fixed, old.fixed, 8);
+    assert_memory_equal(new.fixed + 16, old.fixed + 16, 32);
+    assert_memory_equal(new.fixed + 60, old.fixed + 60, 28);
+    assert_int_equal(new.autoclear, old.autoclear | AUTOCLEAR_OURS);
+    assert_int_equal(new.refcount_order, old.refcount_order);
+}
+
+static void every_image(void **state)
+{
+    struct error e;
+
+    (void)state;
+    for (size_t i = 0; i < images_count; i++) {
+        struct simdisk *disk = image_disk(&images[i], seed);
+        printf("%s\n", images[i].name);
+        OK(image_adopt(disk, &e), e);
+        check_clean(&images[i], disk);
+        check_header(&images[i], disk);
+        assert_int_equal(image_adopt(disk, &e), -EEXIST);
+
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        struct container_info info;
+        container_get_info(c, &info);
+        assert_true(info.clean && info.has_private);
+        assert_int_equal(info.leaked_clusters, 0);
+        for (unsigned step = 1; step <= SCRIPT_STEPS; step++) {
+            OK(script_step(c, step, &e), e);
+            image_check_disk(&images[i], disk);
+        }
+        uint64_t digest = test_digest(c);
+        container_close(c);
+        check_clean(&images[i], disk);
+        check_header(&images[i], disk);
+        c = test_open(disk, 0);
+        assert_true(test_digest(c) == digest);
+        container_close(c);
+        simdisk_free(disk);
+    }
+}
+
+/* Old, byte for byte where QEMU looks, or new and whole. */
+static bool old_or_new(const struct image *image, struct simdisk *disk)
+{
+    CLEANUP(header_deinit) struct header h = {0};
+    uint64_t size;
+    const uint8_t *before = image_bytes_of(image, &size);
+
+    read_header(disk, &h);
+    if (!h.has_private) {
+        assert_memory_equal(h.block, before, h.block_bytes);
+        return false;
+    }
+    assert_true(h.crc_good);
+    return true;
+}
+
+static void after_crash(const struct image *image, struct simdisk *disk, enum simdisk_fate fate,
+                        uint64_t s, bool done)
+{
+    struct simdisk *found = simdisk_crash(disk, fate, s);
+    struct error e;
+
+    image_check_disk(image, found);
+    bool is_new = old_or_new(image, found);
+    assert_true(is_new || !done);
+    if (is_new) {
+        test_check_sound(found);
+    } else {
+        OK(image_adopt(found, &e), e);
+    }
+    struct container *c = test_open(found, CONTAINER_OPEN_WRITE);
+    OK(script_step(c, 1, &e), e);
+    container_close(c);
+    check_clean(image, found);
+    simdisk_free(found);
+}
+
+static void crash_anywhere(void **state)
+{
+    struct error e;
+
+    (void)state;
+    for (size_t i = 0; i < images_count; i++) {
+        bool stopped = !images[i].large;
+        uint64_t stop;
+        for (stop = 1; stopped; stop++) {
+            struct simdisk *disk = image_disk(&images[i], seed + stop);
+            simdisk_stop_at(disk, stop);
+            bool done = image_adopt(disk, &e) == 0;
+            stopped = simdisk_stopped(disk);
+            after_crash(&images[i], disk, SIMDISK_DROP, seed, done);
+            after_crash(&images[i], disk, SIMDISK_KEEP, seed, done);
+            for (uint64_t tear = 0; tear < 4 && images[i].spread; tear++) {
+                after_crash(&images[i], disk, SIMDISK_TEAR, seed + stop * 100 + tear, done);
+            }
+            simdisk_free(disk);
+        }
+        printf("%s: %u stop points\n", images[i].name, (unsigned)stop - 1);
+    }
+}
+
+/* Any call fails, once: the image is as it was, but for leaks perhaps. */
+static void failures(void **state)
+{
+    struct error e = {{0}};
+
+    (void)state;
+    for (size_t i = 0; i < images_count; i++) {
+        bool failed = !images[i].large;
+        for (uint64_t call = 1; failed; call++) {
+            struct simdisk *disk = image_disk(&images[i], seed + call);
+            simdisk_fail_at(disk, call, 1, call % 2 ? -EIO : -ENOSPC);
+            int r = image_adopt(disk, &e);
+            failed = simdisk_failed(disk);
+            simdisk_fail_at(disk, 1, 0, 0);
+            assert_true(r == 0 || (failed && e.text[0] != '\0'));
+            image_check_disk(&images[i], disk);
+            bool is_new = old_or_new(&images[i], disk);
+            assert_int_equal(is_new, r == 0);
+            if (!is_new) {
+                OK(image_adopt(disk, &e), e);
+            }
+            struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+            OK(script_step(c, 1, &e), e);
+            container_close(c);
+            check_clean(&images[i], disk);
+            simdisk_free(disk);
+        }
+    }
+}
+
+static void disk_full(void **state)
+{
+    struct error e;
+    uint64_t size;
+
+    (void)state;
+    for (size_t i = 0; i < images_count; i++) {
+        const uint8_t *before = image_bytes_of(&images[i], &size);
+        struct simdisk *disk = image_disk(&images[i], seed);
+        simdisk_limit(disk, size);
+        int r = image_adopt(disk, &e);
+        if (r == 0) { /* it had free clusters enough */
+            check_clean(&images[i], disk);
+        } else {
+            assert_int_equal(r, -ENOSPC);
+            assert_false(old_or_new(&images[i], disk));
+            uint64_t now;
+            assert_memory_equal(simdisk_bytes(disk, &now), before, size);
+        }
+        simdisk_free(disk);
+    }
+}
+
+/* Commits of an internal container, interrupted anywhere. */
+static void crash_at_work(void **state)
+{
+    const struct image *image = image_named("snapshots");
+    struct error e;
+    bool stopped = true;
+
+    (void)state;
+    for (uint64_t stop = 1 + seed % 7; stopped; stop += 7) {
+        struct simdisk *disk = image_disk(image, seed + stop);
+        unsigned done = 0;
+        OK(image_adopt(disk, &e), e);
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        simdisk_stop_at(disk, stop);
+        while (done < SCRIPT_STEPS && script_step(c, done + 1, &e) == 0) {
+            done++;
+        }
+        container_close(c);
+        stopped = simdisk_stopped(disk);
+        struct simdisk *found = simdisk_crash(disk, SIMDISK_TEAR, seed + stop);
+        image_check_disk(image, found);
+        test_check_sound_but_header(found);
+        c = test_open(found, CONTAINER_OPEN_WRITE);
+        unsigned seen = script_seen(c);
+        assert_true(seen == done || seen == done + 1);
+        OK(test_commit_state(c, "step 8", &e), e);
+        container_close(c);
+        check_clean(image, found);
+        simdisk_free(found);
+        simdisk_free(disk);
+    }
+}
+
+/* An image that QEMU alone has had is not written to by accident. */
+static void unprepared(void **state)
+{
+    struct container *c;
+    struct error e;
+
+    (void)state;
+    for (size_t i = 0; i < images_count; i++) {
+        struct simdisk *disk = image_disk(&images[i], seed);
+        assert_int_equal(container_open(simdisk_file(disk), CONTAINER_OPEN_WRITE, &c, &e),
+                         -ENOTSUP);
+        assert_non_null(strstr(e.text, "bitmapctl container create --internal"));
+        assert_int_equal(container_open(simdisk_file(disk), 0, &c, &e), -ENOTSUP);
+        assert_int_equal(simdisk_changes(disk), 0);
+        simdisk_free(disk);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_image), cmocka_unit_test(crash_anywhere),
+        cmocka_unit_test(failures),    cmocka_unit_test(disk_full),
+        cmocka_unit_test(unprepared),  cmocka_unit_test(crash_at_work),
+    };
+
+    if (!images_can_be_made()) {
+        printf("skipped: no qemu-img and qemu-io here\n");
+        return 77;
+    }
+    seed = simdisk_seed();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
