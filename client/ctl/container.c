@@ -100,6 +100,9 @@ int image_create(const struct invocation *inv)
     char size[TEXT_SIZE_BYTES];
     int fd;
 
+    if (inv->given[OPTION_INTERNAL]) {
+        return image_prepare(inv);
+    }
     if (inv->cluster_size != 0) {
         wanted.cluster_bits = (uint32_t)__builtin_ctz(inv->cluster_size);
     }
