@@ -246,6 +246,68 @@ static void crash_at_work(void **state)
     }
 }
 
+/*
+ * Another program of the draft's has put bitmaps into the image, and knows
+ * nothing of our extension: they are kept, and listed, but not ours.
+ */
+static void foreign_bitmaps(void **state)
+{
+    struct error e;
+    uint64_t size;
+
+    (void)state;
+    for (unsigned bad = 0; bad < 3; bad++) {
+        const struct image *image = image_named("snapshots");
+        struct simdisk *ours = image_disk(image, seed);
+        struct container_txn *t;
+        OK(image_adopt(ours, &e), e);
+        struct container *c = test_open(ours, CONTAINER_OPEN_WRITE);
+        OK(container_begin(c, &t, &e), e);
+        OK(container_txn_add(t, 1, "its own", 512, 12345, &e), e);
+        OK(container_txn_write(t, 1, 0, "bits", 4, &e), e);
+        OK(test_commit(t, "x", &e), e);
+        uint64_t l1 = c->directory.entries[0]->l1_offset, table = c->header.table_offset;
+        container_close(c);
+
+        uint8_t *b = simdisk_bytes(ours, &size);
+        store_be32(b + HEADER_BYTES, 0x12345678); /* what the program calls its extension */
+        store_be64(b + HEADER_AUTOCLEAR, 0);
+        if (bad == 1) {
+            store_be64(b + l1, 7);
+        } else if (bad == 2) {
+            store_be64(b + HEADER_BITMAPS_OFFSET, table + 8);
+        }
+        struct simdisk *disk = simdisk_from(b, size, seed);
+        simdisk_free(ours);
+
+        int r = image_adopt(disk, &e);
+        assert_int_equal(r, bad ? -EBADMSG : 0);
+        if (bad) {
+            assert_int_equal(simdisk_changes(disk), 0);
+            simdisk_free(disk);
+            continue;
+        }
+        check_clean(image, disk);
+        c = test_open(disk, CONTAINER_OPEN_WRITE);
+        for (unsigned step = 1; step <= SCRIPT_STEPS; step++) {
+            OK(script_step(c, step, &e), e);
+        }
+        struct container_bitmap_info info;
+        container_bitmap_get(c, 0, &info);
+        assert_string_equal(info.name, "its own");
+        assert_int_equal(info.id, 0);
+        assert_null(info.damage);
+        uint8_t *bits = test_malloc(cluster_bytes(c));
+        enum container_cluster_kind kind;
+        OK(container_bitmap_read(c, 0, 0, bits, &kind, &e), e);
+        assert_memory_equal(bits, "bits", 4);
+        test_free(bits);
+        container_close(c);
+        check_clean(image, disk);
+        simdisk_free(disk);
+    }
+}
+
 /* An image that QEMU alone has had is not written to by accident. */
 static void unprepared(void **state)
 {
@@ -267,9 +329,10 @@ static void unprepared(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_image), cmocka_unit_test(crash_anywhere),
-        cmocka_unit_test(failures),    cmocka_unit_test(disk_full),
-        cmocka_unit_test(unprepared),  cmocka_unit_test(crash_at_work),
+        cmocka_unit_test(every_image),     cmocka_unit_test(crash_anywhere),
+        cmocka_unit_test(failures),        cmocka_unit_test(disk_full),
+        cmocka_unit_test(unprepared),      cmocka_unit_test(crash_at_work),
+        cmocka_unit_test(foreign_bitmaps),
     };
 
     if (!images_can_be_made()) {
