@@ -10,6 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* With sanitizers, which are here for the memory, less of the same. */
+#ifdef __SANITIZE_ADDRESS__
+#define TEARS  1u
+#define STRIDE 23u
+#else
+#define TEARS  2u
+#define STRIDE 7u
+#endif
+
 static uint64_t seed;
 
 /* No corruption, no leaks: also of the disk's own clusters. */
@@ -151,7 +160,7 @@ static void crash_anywhere(void **state)
             stopped = simdisk_stopped(disk);
             after_crash(&images[i], disk, SIMDISK_DROP, seed, done);
             after_crash(&images[i], disk, SIMDISK_KEEP, seed, done);
-            for (uint64_t tear = 0; tear < 4 && images[i].spread; tear++) {
+            for (uint64_t tear = 0; tear < TEARS && images[i].spread; tear++) {
                 after_crash(&images[i], disk, SIMDISK_TEAR, seed + stop * 100 + tear, done);
             }
             simdisk_free(disk);
@@ -221,7 +230,7 @@ static void crash_at_work(void **state)
     bool stopped = true;
 
     (void)state;
-    for (uint64_t stop = 1 + seed % 7; stopped; stop += 7) {
+    for (uint64_t stop = 1 + seed % STRIDE; stopped; stop += STRIDE) {
         struct simdisk *disk = image_disk(image, seed + stop);
         unsigned done = 0;
         OK(image_adopt(disk, &e), e);
