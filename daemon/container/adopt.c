@@ -4,29 +4,12 @@
  *
  * It is a commit like any other, from an image without bitmaps to one with an
  * empty bitmap table: everything new goes into free clusters, then the header
- * block is written.  What is special is that block.  It grows by the draft's
- * fields and our extension, so that what followed moves towards the end of
- * cluster 0, the backing file name too, and it takes more than the one sector
- * that a disk writes whole.  QEMU has no mirror to turn to; so before the first
- * sector is switched, the sectors behind it are written ("spread", commit.c)
- * where the old block does not reach:
+ * block is written, which grows by the draft's fields and our extension.  What
+ * follows moves towards the end of cluster 0 (spread.c says how).
  *
- *     sector 0                            1                    2
- *     [header|features              |end] .................... ........ old
- *     [header|BMAP|features              |features|end]                 new
- *
- *     [header|features      |file format  |end|backing name]  ........ old
- *     [header|BMAP|BPAD                                ] [features|fil… new
- *
- * The second one has an extension of ours in it that only fills the space up to
- * the old block's last sector, with the bytes that stood there, so that writing
- * it changes nothing there.  Where cluster 0 has no room for that (a backing
- * file, and clusters of 512 bytes or little more), the block is written in one
- * go, as QEMU itself does it.
+ * Nothing is written before it is known that the image can be one.
  */
 #include "daemon/container/internal.h"
-
-#define SECTOR 512u
 
 static int refuse(struct error *error, const char *why)
 {
@@ -82,79 +65,23 @@ static int check_image(const struct container *c, struct error *error)
     return check_fields(c, error);
 }
 
-static uint64_t padded(uint64_t bytes)
+static int check_room(const struct container *c, struct error *error)
 {
-    return (bytes + 7) & ~UINT64_C(7);
-}
+    const struct header *h = &c->header;
+    uint64_t cluster = cluster_bytes(c), needed = spread_block_bytes(h, 0);
 
-/* Bytes of the new header block with an extension of @padding bytes of data, 0: without. */
-static uint64_t block_bytes(const struct header *h, uint64_t padding)
-{
-    uint64_t bytes = padded(max_u64(h->length, HEADER_BYTES)) + EXTENSION_HEADER_BYTES +
-                     PRIVATE_BYTES + EXTENSION_HEADER_BYTES + h->backing_bytes;
-
-    for (size_t i = 0; i < h->n_foreign; i++) {
-        bytes += EXTENSION_HEADER_BYTES + padded(h->foreign[i].length);
-    }
-    return bytes + (padding ? EXTENSION_HEADER_BYTES + padding : 0);
-}
-
-/*
- * Goes first among the foreign extensions, so right behind ours, with its
- * @bytes of data at @offset of the new block.
- */
-static int add_padding(struct header *h, uint64_t offset, uint64_t bytes)
-{
-    struct extension *grown = reallocarray(h->foreign, h->n_foreign + 1, sizeof *grown);
-    uint8_t *data = calloc(1, bytes);
-
-    if (grown) {
-        h->foreign = grown;
-    }
-    if (!grown || !data) {
-        free(data);
-        return -ENOMEM;
-    }
-    memcpy(data + (SECTOR - offset), h->block + SECTOR, h->block_bytes - SECTOR);
-    memmove(grown + 1, grown, h->n_foreign * sizeof *grown);
-    grown[0] =
-        (struct extension){.type = EXTENSION_PADDING, .length = (uint32_t)bytes, .data = data};
-    h->n_foreign++;
-    return 0;
-}
-
-/* How the new block is laid out, and whether it can be spread. */
-static int plan_layout(struct container *c, struct error *error)
-{
-    struct header *h = &c->header;
-    uint64_t cluster = cluster_bytes(c), needed = block_bytes(h, 0);
-    uint64_t ours =
-        padded(max_u64(h->length, HEADER_BYTES)) + EXTENSION_HEADER_BYTES + PRIVATE_BYTES;
-    uint64_t behind = (h->block_bytes + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
-
-    if (needed > cluster) {
-        return error_set(
-            error, -EFBIG,
-            "no room for bitmaps in the image's first cluster: its header, extensions "
-            "and backing file name would take %" PRIu64 " bytes, it has %" PRIu64
-            "; %s'qemu-img convert -O qcow2 -o cluster_size=64K' makes a copy with "
-            "larger clusters",
-            needed, cluster,
-            h->backing_bytes > 0 && needed - h->backing_bytes < cluster
-                ? "'qemu-img rebase -u -b' can give it a shorter backing file name, and "
-                : "");
-    }
-    if (behind <= SECTOR) {
-        c->spread = ours <= SECTOR;
+    if (needed <= cluster) {
         return 0;
     }
-    uint64_t at = ours + EXTENSION_HEADER_BYTES; /* of the padding */
-    if (at > SECTOR || block_bytes(h, behind - at) > cluster) {
-        return 0;
-    }
-    c->spread = true;
-    int r = add_padding(h, at, behind - at);
-    return r < 0 ? error_set_errno(error, r, "cannot prepare the image") : 0;
+    return error_set(error, -EFBIG,
+                     "no room for bitmaps in the image's first cluster: its header, extensions "
+                     "and backing file name would take %" PRIu64 " bytes, it has %" PRIu64
+                     "; %s'qemu-img convert -O qcow2 -o cluster_size=64K' makes a copy with "
+                     "larger clusters",
+                     needed, cluster,
+                     h->backing_bytes > 0 && needed - h->backing_bytes < cluster
+                         ? "'qemu-img rebase -u -b' can give it a shorter backing file name, and "
+                         : "");
 }
 
 /* Puts back what can be put back: the header block if it was touched, refcounts. */
@@ -187,7 +114,7 @@ int container_adopt(struct file *file, const struct uuid *boot_id,
         r = check_image(c, error);
     }
     if (r == 0) {
-        r = plan_layout(c, error);
+        r = check_room(c, error);
     }
     if (r < 0) {
         return r;

@@ -17,8 +17,9 @@
  *   1d write the new block to the mirror  the old commit; the mirror is torn, old or new, and is
  *                                         not looked at, for the header is whole
  *   1e an image that becomes an internal  the old image: its own header block does not reach there
- *      container: its block's sectors
- *      from the second on (adopt.c)
+ *      container, or whose header another
+ *      program wrote: the new block's
+ *      sectors from the second on (spread.c)
  *   1f sync                               the old commit; the new one is complete but for the
  * header 2a write the header block             old or new commit; a torn header is found out by its
  * CRC, and the mirror says new 2b sync                               the new commit 3  lower
@@ -319,6 +320,7 @@ static void adopt(struct container_txn *txn)
     txn->blob = (struct blob){0};
     c->blob_claimed = true;
     c->state_damage[0] = '\0';
+    c->lost_bitmaps = 0;
     c->mirror_lost = c->mirror_lost && txn->new_mirror == 0;
     c->spread = false;
 

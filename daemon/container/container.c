@@ -45,6 +45,12 @@ int container_prepare_writing(struct container *c, struct error *error)
     if (header_refuses_writing(&c->header, error)) {
         return -ENOTSUP;
     }
+    if (!c->header.has_private || !c->header.crc_good) {
+        r = spread_plan(c, error);
+        if (r < 0) {
+            return r;
+        }
+    }
     r = file_write(c->file, c->header.block, c->header.block_bytes, 0);
     if (r < 0) {
         return error_set_errno(error, r, "cannot write the header");
@@ -188,6 +194,7 @@ void container_get_info(const struct container *c, struct container_info *ret)
         .foreign_write = c->foreign_write,
         .fields_restored = c->fields_restored,
         .bitmaps = c->directory.n,
+        .lost_bitmaps = c->lost_bitmaps,
         .free_clusters = c->space.free + reserved,
         .leaked_clusters = c->leaked_clusters,
     };

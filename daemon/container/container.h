@@ -129,6 +129,9 @@ struct container_info {
      * or empty.  The bitmaps that could be listed are, all with damage set. */
     char state_damage[256];
     uint32_t bitmaps; /* entries in the bitmap table */
+    /* Entries that the header counts and a damaged bitmap table does not show any more: not even
+     * their names are known.  Found at open. */
+    uint32_t lost_bitmaps;
     uint64_t free_clusters;
     uint64_t leaked_clusters; /* refcount above the number of references, at open */
 };

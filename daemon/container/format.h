@@ -79,13 +79,19 @@
 #define INCOMPATIBLE_KNOWN             UINT64_C(0x1f)
 
 /*
- * Set by every commit of ours.  A program that opens the image for writing
- * and does not know the bit must clear it: its absence beside our extension
- * says that somebody did.
+ * Set by every commit of ours in an image without snapshots.  A program that
+ * opens the image for writing and does not know the bit must clear it: its
+ * absence beside our extension says that somebody did.
+ *
+ * Not in an image with snapshots: QEMU, up to now, loses them all when it has a
+ * bit to clear while it opens an image for `qemu-img check -r` (it has not read
+ * the snapshot table then, and writes the header without).  There the header's
+ * CRC and refcounts of ours that somebody has lowered have to tell; what they
+ * cannot tell, a write to the disk alone, does the bitmaps no harm.
  */
 #define AUTOCLEAR_OURS    (UINT64_C(1) << 63)
 #define AUTOCLEAR_BITMAPS (UINT64_C(1) << 0) /* QEMU's own bitmaps are up to date */
-#define AUTOCLEAR_KEPT    (AUTOCLEAR_OURS | UINT64_C(3))
+#define AUTOCLEAR_KEPT    UINT64_C(3)
 
 /*
  * Header extensions follow at header_length (qcow2): u32 type, u32 length of

@@ -333,6 +333,11 @@ static void private_build(const struct header *h, uint8_t data[static PRIVATE_BY
     store_be32(data + PRIVATE_CRC, private_crc(data));
 }
 
+uint64_t header_autoclear(const struct header *h)
+{
+    return (h->autoclear & AUTOCLEAR_KEPT) | (h->snapshots == 0 ? AUTOCLEAR_OURS : 0);
+}
+
 int header_build(struct header *h, struct error *error)
 {
     uint32_t length = h->length < HEADER_BYTES ? HEADER_BYTES : h->length;
@@ -366,7 +371,7 @@ int header_build(struct header *h, struct error *error)
     }
     store_be64(bytes + HEADER_REFCOUNT_TABLE_OFFSET, h->refcount_table_offset);
     store_be32(bytes + HEADER_REFCOUNT_TABLE_CLUSTERS, h->refcount_table_clusters);
-    store_be64(bytes + HEADER_AUTOCLEAR, (h->autoclear & AUTOCLEAR_KEPT) | AUTOCLEAR_OURS);
+    store_be64(bytes + HEADER_AUTOCLEAR, header_autoclear(h));
     store_be32(bytes + HEADER_LENGTH, length);
     store_be32(bytes + HEADER_BITMAPS, h->bitmaps);
     store_be64(bytes + HEADER_BITMAPS_OFFSET, h->table_offset);

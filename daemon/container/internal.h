@@ -147,6 +147,8 @@ void header_deinit(struct header *header);
 bool header_refuses_writing(const struct header *header, struct error *error);
 /* Whether it is more than a container: an internal one, or an image that may become one. */
 bool header_has_disk(const struct header *header);
+/* Autoclear bits as a commit writes them. */
+uint64_t header_autoclear(const struct header *header);
 /* The first foreign extension of that type, or NULL. */
 const struct extension *header_extension(const struct header *header, uint32_t type);
 /* Whether all clusters that the header leads to are known to us. */
@@ -325,10 +327,11 @@ struct container {
     uint32_t *disk_refs;
     struct directory directory;
     struct blob blob;
-    bool blob_claimed; /* the blob's clusters are referenced, whatever is in them */
-    bool mirror_lost;  /* the disk uses its cluster: not to be written to, the next commit makes one
-                        */
-    bool spread;       /* the old header block ends before the new one's second sector (adopt.c) */
+    bool blob_claimed;     /* the blob's clusters are referenced, whatever is in them */
+    uint32_t lost_bitmaps; /* see container_info */
+    bool mirror_lost; /* the disk uses its cluster: not to be written to, the next commit makes one
+                       */
+    bool spread;      /* the next commit may write its header block's later sectors first */
     uint64_t leaked_clusters;
     uint64_t low_clusters; /* refcount below the number of references, at open */
     uint64_t max_size;     /* bytes; 0: no limit of ours */
@@ -446,6 +449,10 @@ int commit_plan(struct container_txn *txn, const struct container_commit_options
                 struct error *error);
 /* Puts the last good header back after a commit that failed in step 2. */
 int commit_settle_header(struct container *container, uint64_t *bytes_written, struct error *error);
+/* How the next commit lays out its header block, over one that is not ours (spread.c).  -ENOMEM. */
+int spread_plan(struct container *container, struct error *error);
+/* Bytes of a new header block, with so many bytes of padding data or 0 for none. */
+uint64_t spread_block_bytes(const struct header *header, uint64_t padding);
 /* Whatever must not be given to others even though no commit refers to it (reserve.c). */
 int reserve_take(struct container_txn *txn, struct run *reserve, uint64_t count,
                  struct run *ret_used, uint64_t *ret_start);

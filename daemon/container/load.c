@@ -249,6 +249,8 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
                 }
                 difference_add(&d, sink, cluster, have, want);
             } else if (have < want) {
+                /* We raise before we refer; whoever lowers is somebody else. */
+                c->foreign_write |= c->header.has_private;
                 rc->uncovered |= !exists;
                 refcounts_flag(rc, b, REFCOUNT_RAISE);
                 difference_add(&d, sink, cluster, have, want);
@@ -420,7 +422,9 @@ int container_load(struct file *file, unsigned flags, struct load_sink *sink,
         return -ENOTSUP; /* a check that knows half of the references would cry wolf */
     }
     c->fields_restored = c->header.fields_restored;
-    c->foreign_write = c->header.has_private && !(c->header.autoclear & AUTOCLEAR_OURS);
+    c->foreign_write = c->header.has_private &&
+                       (!c->header.crc_good ||
+                        (c->header.snapshots == 0 && !(c->header.autoclear & AUTOCLEAR_OURS)));
     if (c->header.bitmaps > CONTAINER_BITMAPS_MAX) {
         return error_set(error, -EBADMSG,
                          "header, nb_dirty_bitmaps (byte %u): found %" PRIu32

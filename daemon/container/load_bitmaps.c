@@ -242,6 +242,7 @@ static int load_table(struct load *l)
         drop_unlistable(l);
     }
     uint64_t bytes = table_bytes(l->entries, l->n);
+    c->lost_bitmaps = c->header.bitmaps - l->n;
     if (load_in_disk(c, c->header.table_offset, bytes)) {
         (void)error_set(&why, -EBADMSG,
                         "bitmap table at offset %" PRIu64
@@ -252,6 +253,7 @@ static int load_table(struct load *l)
         }
         load_state_damaged(c, l->sink, why.text);
         drop_all(l);
+        c->lost_bitmaps = c->header.bitmaps;
     } else if (bytes > 0) {
         r = load_claim(c, l->sink, l->file_bytes, "bitmap table", c->header.table_offset, bytes,
                        l->error);

@@ -6,7 +6,8 @@
  *   has our extension and a good CRC               is believed
  *   has our extension with its own CRC good, and   was rewritten by another program, which had to
  *     the autoclear bit is gone                    clear the bit: believed, draft fields from the
- *                                                  extension's copy; the caller sees the bit
+ *                                                  extension's copy; the caller sees the bit.  But
+ *                                                  torn, if the mirror has the same first sector
  *   has neither our extension nor our bit          is a foreign tool's: believed
  *   is anything else                               is damaged: the mirror is believed
  *
@@ -123,6 +124,24 @@ static bool same_disk(const struct header *a, const struct header *b)
            a->snapshots_offset == b->snapshots_offset;
 }
 
+/*
+ * In an image with snapshots there is no bit to tell a header that another
+ * program wrote from one of ours that was torn.  Another program changes the
+ * first sector, which in ours is the one that cannot be torn.
+ */
+static bool is_torn(struct file *file, uint64_t file_bytes, const struct header *h)
+{
+    CLEANUP(header_deinit) struct header mirror = {0};
+
+    if (!h->has_private || !h->private_crc_good || h->crc_good ||
+        mirror_read(file, file_bytes, h->private.mirror_offset, &h->private.uuid, &mirror, NULL) <
+            0) {
+        return false;
+    }
+    size_t bytes = min_u64(SECTOR_BYTES, min_u64(h->block_bytes, mirror.block_bytes));
+    return memcmp(h->block, mirror.block, bytes) == 0;
+}
+
 int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool *ret_used_mirror,
                 struct error *error)
 {
@@ -141,7 +160,7 @@ int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool
     if (r == 0) {
         bool bit = h.autoclear & AUTOCLEAR_OURS;
         bool believed = h.has_private ? h.crc_good || (h.private_crc_good && !bit) : !bit;
-        if (believed) {
+        if (believed && !is_torn(file, file_bytes, &h)) {
             *ret = h;
             h = (struct header){0};
             *ret_used_mirror = false;

@@ -173,7 +173,7 @@ static int plan_bytes(struct container_txn *txn, const struct container_commit_o
     h->private.bitmaps = h->bitmaps;
     h->private.table_offset = h->table_offset;
     h->fields_restored = false;
-    h->autoclear = (h->autoclear & AUTOCLEAR_KEPT) | AUTOCLEAR_OURS;
+    h->autoclear = header_autoclear(h);
 
     r = directory_init(&txn->directory, txn->entries, txn->n_entries);
     if (r < 0) {

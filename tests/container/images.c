@@ -33,9 +33,9 @@ const struct image images[] = {
             "-c 'write -P 1 0 100K' image.qcow2",
      true, false},
     {"snapshots",
-     CREATE "-o cluster_size=4K,lazy_refcounts=on image.qcow2 8M; " IO
+     CREATE "-o cluster_size=8K,lazy_refcounts=on image.qcow2 8M; " IO
             "-c 'write -P 1 0 100K' image.qcow2; qemu-img snapshot -c one image.qcow2; " IO
-            "-c 'write -P 2 50K 50K' -c 'write -P 3 5M 8K' image.qcow2; "
+            "-c 'write -P 2 50K 50K' -c 'write -P 3 5M 16K' image.qcow2; "
             "qemu-img snapshot -c two image.qcow2; " IO "-c 'discard 0 64K' image.qcow2",
      true, false},
     {"smallest clusters",
@@ -43,7 +43,7 @@ const struct image images[] = {
      false},
     {"backing file",
      CREATE "base.qcow2 8M; " IO "-c 'write -P 9 0 64K' base.qcow2; " CREATE
-            "-b base.qcow2 -F qcow2 -o cluster_size=4K image.qcow2; " IO
+            "-b base.qcow2 -F qcow2 -o cluster_size=8K image.qcow2; " IO
             "-c 'write -P 1 10K 100K' image.qcow2",
      true, false},
     {"backing file and no room to spread",

@@ -71,7 +71,8 @@ static void check_header(const struct image *image, struct simdisk *disk)
     assert_memory_equal(new.fixed, old.fixed, 8);
     assert_memory_equal(new.fixed + 16, old.fixed + 16, 32);
     assert_memory_equal(new.fixed + 60, old.fixed + 60, 28);
-    assert_int_equal(new.autoclear, old.autoclear | AUTOCLEAR_OURS);
+    /* Where there are snapshots, QEMU must not have a bit to clear (format.h). */
+    assert_int_equal(new.autoclear, old.autoclear | (old.snapshots ? 0 : AUTOCLEAR_OURS));
     assert_int_equal(new.refcount_order, old.refcount_order);
 }
 
@@ -317,6 +318,107 @@ static void foreign_bitmaps(void **state)
     }
 }
 
+/* Writes the header as QEMU does when it has a bit to clear: its own extensions first, ours behind,
+ * byte 104 and those after it zero. */
+static void rewrite_as_qemu(struct simdisk *disk)
+{
+    CLEANUP(header_deinit) struct header h = {0};
+    uint64_t size, at = HEADER_BYTES;
+    uint8_t *b = simdisk_bytes(disk, &size);
+
+    read_header(disk, &h);
+    uint8_t *block = test_calloc(1, UINT64_C(1) << h.cluster_bits);
+    memcpy(block, h.fixed, HEADER_BYTES);
+    memset(block + HEADER_BITMAPS, 0, 8);
+    store_be64(block + HEADER_AUTOCLEAR, 0);
+    store_be32(block + at, EXTENSION_FEATURE_NAMES);
+    store_be32(block + at + 4, 384);
+    at += 8 + 384;
+    memcpy(block + at, h.block + HEADER_BYTES, 8 + PRIVATE_BYTES);
+    at += 8 + PRIVATE_BYTES + 8;
+    memcpy(block + at, "backing", 7);
+    store_be64(block + HEADER_BACKING_OFFSET, at);
+    store_be32(block + HEADER_BACKING_LENGTH, 7);
+    memcpy(b, block, at + 7);
+    test_free(block);
+}
+
+/* The first commit over such a header is as safe as any other. */
+static void crash_after_qemu(void **state)
+{
+    struct error e;
+    bool stopped = true;
+
+    (void)state;
+    for (uint64_t stop = 1; stopped; stop++) {
+        struct simdisk *made = test_container(13, seed), *disk;
+        uint64_t size;
+        struct container *c = test_open(made, CONTAINER_OPEN_WRITE);
+        OK(script_step(c, 1, &e), e);
+        uint64_t digest = test_digest(c);
+        container_close(c);
+        rewrite_as_qemu(made);
+        uint8_t *b = simdisk_bytes(made, &size);
+        disk = simdisk_from(b, size, seed + stop);
+        simdisk_free(made);
+
+        simdisk_stop_at(disk, stop);
+        bool done = false;
+        if (container_open(simdisk_file(disk), CONTAINER_OPEN_WRITE, &c, &e) == 0) {
+            done = script_step(c, 2, &e) == 0;
+            container_close(c);
+        }
+        stopped = simdisk_stopped(disk);
+        for (unsigned tear = 0; tear < 8; tear++) {
+            CLEANUP(header_deinit) struct header h = {0};
+            struct simdisk *found = simdisk_crash(disk, SIMDISK_TEAR, seed + stop * 100 + tear);
+            read_header(found, &h);
+            assert_true(h.has_private && h.private_crc_good);
+            assert_int_equal(h.backing_bytes, 7);
+            assert_memory_equal(h.backing_name, "backing", 7);
+            c = test_open(found, CONTAINER_OPEN_WRITE);
+            unsigned seen = script_seen(c);
+            assert_true(seen == 2 || (seen == 1 && !done));
+            assert_true(seen == 2 || test_digest(c) == digest);
+            if (seen == 1) {
+                OK(script_step(c, 2, &e), e);
+            }
+            container_close(c);
+            struct container_check_report report = test_check(found, true);
+            assert_int_equal(report.corruptions, 0);
+            simdisk_free(found);
+        }
+        simdisk_free(disk);
+    }
+}
+
+/* Rewritten again and again, the header leaves QEMU its room. */
+static void headers_do_not_grow(void **state)
+{
+    struct error e;
+    uint64_t size, longest = 0;
+
+    (void)state;
+    struct simdisk *disk = test_container(13, seed);
+    for (unsigned round = 0; round < 40; round++) {
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        OK(test_commit_state(c, "x", &e), e);
+        assert_true(c->header.block_bytes <= cluster_bytes(c) / 2);
+        longest = max_u64(longest, c->header.block_bytes);
+        container_close(c);
+        /* What QEMU keeps of it, padding and all: the same, with a bit cleared. */
+        uint8_t *b = simdisk_bytes(disk, &size);
+        if (round == 0) {
+            rewrite_as_qemu(disk);
+        } else {
+            memset(b + HEADER_BITMAPS, 0, 8);
+            store_be64(b + HEADER_AUTOCLEAR, 0);
+        }
+    }
+    assert_true(longest > 1024);
+    simdisk_free(disk);
+}
+
 /* An image that QEMU alone has had is not written to by accident. */
 static void unprepared(void **state)
 {
@@ -338,10 +440,15 @@ static void unprepared(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_image),     cmocka_unit_test(crash_anywhere),
-        cmocka_unit_test(failures),        cmocka_unit_test(disk_full),
-        cmocka_unit_test(unprepared),      cmocka_unit_test(crash_at_work),
+        cmocka_unit_test(every_image),
+        cmocka_unit_test(crash_anywhere),
+        cmocka_unit_test(failures),
+        cmocka_unit_test(disk_full),
+        cmocka_unit_test(unprepared),
+        cmocka_unit_test(crash_at_work),
         cmocka_unit_test(foreign_bitmaps),
+        cmocka_unit_test(crash_after_qemu),
+        cmocka_unit_test(headers_do_not_grow),
     };
 
     if (!images_can_be_made()) {

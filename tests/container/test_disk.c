@@ -437,6 +437,29 @@ static void torn_header(void **state)
     container_close(c);
     assert_memory_equal(simdisk_bytes(disk, &size) + name_at, "base.qcow2", 10);
 
+    /* The same without the bit, as in an image with snapshots; and what another program wrote. */
+    struct simdisk *other = make("snapshots");
+    b = simdisk_bytes(other, &size);
+    assert_int_equal(load_be64(b + HEADER_AUTOCLEAR), 0);
+    for (unsigned foreign = 0; foreign < 2; foreign++) {
+        b = simdisk_bytes(other, &size);
+        b[foreign ? HEADER_COMPATIBLE : 600] ^= 1;
+        OK(container_open(simdisk_file(other), 0, &c, &e), e);
+        container_get_info(c, &info);
+        assert_int_equal(info.used_mirror, !foreign);
+        assert_int_equal(info.foreign_write, foreign);
+        container_close(c);
+        b = simdisk_bytes(other, &size);
+        b[foreign ? HEADER_COMPATIBLE : 600] ^= 1;
+    }
+    /* A refcount of ours that somebody has lowered. */
+    refcount_set(b + at.refcount_block, 4, at.blob / at.cluster, 0);
+    c = test_open(other, CONTAINER_OPEN_WRITE);
+    container_get_info(c, &info);
+    assert_true(info.foreign_write);
+    container_close(c);
+    simdisk_free(other);
+
     /* But one that says something else of the disk than its mirror is left to people. */
     b = simdisk_bytes(disk, &size);
     b[HEADER_VIRTUAL_SIZE + 5] ^= 1;

@@ -379,7 +379,7 @@ class Kills(Scratch):
     def test_at_every_write(self):
         """The whole thing, for an image whose header block grows over its old end."""
         self.create(path=self.name("base.qcow2"))
-        self.create("-b base.qcow2 -F qcow2 -o cluster_size=4K")
+        self.create("-b base.qcow2 -F qcow2 -o cluster_size=8K")
         self.io("write -P 1 0 100k")
         self.snapshot("one")
         self.io("write -P 2 50k 100k")
