@@ -150,7 +150,9 @@ static int run(struct app *app)
     r = start(app, &error);
     if (r < 0) {
         log_error("%s", error.text);
-        app->exit_status = !app->model && r == -EBADMSG ? EXIT_CONTAINER : EXIT_FAILURE;
+        /* Not understood, or understood and not for us to write: no restart will change that. */
+        app->exit_status =
+            !app->model && (r == -EBADMSG || r == -ENOTSUP) ? EXIT_CONTAINER : EXIT_FAILURE;
         if (app->server) {
             stop(app);
         } else if (app->model) {

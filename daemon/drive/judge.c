@@ -79,6 +79,12 @@ void start_judge(struct model *model, const struct container_info *info,
                     "prove intact is kept",
                     model->container_path);
     }
+    if (info->lost_bitmaps > 0) {
+        log_error("container %s: %" PRIu32
+                  " bitmaps are lost with their names, and drives that had "
+                  "no others; whoever asks for them is told that there are none",
+                  model->container_path, info->lost_bitmaps);
+    }
     if (!info->clean) {
         judge_unclean(model, info, replayed, sequence);
     }
@@ -116,17 +122,21 @@ void start_report(struct model *model, const struct container_info *info,
                          bitmap->name, NULL, bitmap->reason);
         }
     }
+    char lost[32] = "";
+    if (info->lost_bitmaps > 0) {
+        (void)snprintf(lost, sizeof lost, ", %" PRIu32 " lost", info->lost_bitmaps);
+    }
     int n = snprintf(model->start_report, sizeof model->start_report,
-                     "%s%s, %u drives, %u bitmaps, %u unknown",
+                     "%s%s, %u drives, %u bitmaps, %u unknown%s",
                      made          ? "new container"
                      : info->clean ? "clean container"
                                    : "container was not closed cleanly",
-                     journal, model->drives_count, model->bitmaps_count, count);
+                     journal, model->drives_count, model->bitmaps_count, count, lost);
     if (first && n > 0 && (size_t)n < sizeof model->start_report) {
         (void)snprintf(model->start_report + n, sizeof model->start_report - (size_t)n,
                        " (%s/%s: %s)", first->drive->name, first->name, first->reason);
     }
-    if (count > 0) {
+    if (count > 0 || info->lost_bitmaps > 0) {
         log_warning("%s", model->start_report);
     } else {
         log_info("%s", model->start_report);
