@@ -27,9 +27,10 @@ BITMAPS = {
 class Container(e2e.Stack):
     """A daemon's state, in a container of its own or in the image of a disk."""
 
-    def __init__(self, internal):
+    def __init__(self, internal, snapshots):
         super().__init__()
         self.internal = internal
+        self.snapshots = snapshots
 
     def __enter__(self):
         super().__enter__()
@@ -40,7 +41,8 @@ class Container(e2e.Stack):
             e2e.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2",
                     "-o", "lazy_refcounts=on", self.file)
             self.io("write -P 1 0 1M", "write -c -P 2 8M 64k")
-            e2e.run("qemu-img", "snapshot", "-c", "one", self.file)
+            if self.snapshots:
+                e2e.run("qemu-img", "snapshot", "-c", "one", self.file)
             self.io("write -P 3 512k 1M")
             self.offline("create", "--internal")
         return self
@@ -86,14 +88,18 @@ class Container(e2e.Stack):
         return found
 
     def nothing_is_lost_silently(self):
-        """Of a daemon that runs.  Returns how many bitmaps are exact, unknown, lost."""
+        """Of a daemon that runs.  Returns how many bitmaps are exact, unknown, lost.
+
+        In an image with snapshots there is no bit to tell who it was: what did no harm may go
+        unnoticed, and what did is known by what it did."""
         found, log = self.state_of_bitmaps(), self.daemon.text()
         lost = [name for name in BITMAPS if name not in found]
         unknown = [name for name in found if found[name] is None]
         for name, ranges in BITMAPS.items():
             if found.get(name) is not None:
                 assert found[name] == ranges, (name, found[name])
-        assert "another program opened it for writing" in log, log
+        if not self.snapshots:
+            assert "another program opened it for writing" in log, log
         if lost:
             assert f"{len(lost)} bitmaps are lost" in log, log
         if unknown:
@@ -107,6 +113,7 @@ class Container(e2e.Stack):
         assert report["check-errors"] == 0 and not report.get("corruptions"), report
         if self.internal:
             e2e.run("qemu-img", "compare", copy, self.file)
+        if self.snapshots:
             for path in (copy, self.file):
                 shutil.copyfile(path, path + ".snapshot")
                 e2e.run("qemu-img", "snapshot", "-a", "one", path + ".snapshot")
@@ -226,7 +233,9 @@ def killed_repair(stack, call, number):
     return subprocess.run(
         ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
          "-e", f"inject={call}:signal=SIGKILL:when={number}",
-         "qemu-img", "check", "-q", "-r", "all", stack.file],
+         "qemu-img", "check", "-q", "-r", "all",
+         # strace counts the calls of each thread: there is to be one for I/O.
+         "--object", "main-loop,id=main-loop,thread-pool-min=1,thread-pool-max=1", stack.file],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120, check=False).returncode
 
 
@@ -236,16 +245,16 @@ def test_killed_repairs(stack, pristine):
         for number in range(1, 100):
             stack.restore(pristine)
             code = killed_repair(stack, call, number)
+            content = stack.save()
             copy = shutil.copyfile(stack.file, stack.path("copy"))
             if code == 0:
                 break
             stack.start_daemon()
-            if "another program" in stack.daemon.text():
-                seen.add(stack.nothing_is_lost_silently())
-            else:
-                # Killed before its first write.
+            if content == pristine:
                 assert stack.state_of_bitmaps() == BITMAPS
-                assert (call, number) == ("pwrite64", 1), (call, number)
+                assert "another program" not in stack.daemon.text(), stack.daemon.text()
+            else:
+                seen.add(stack.nothing_is_lost_silently())
             stack.daemon_stops()
             stack.offline("check", code=(0, 3))
             stack.disk_is_sound(copy)
@@ -275,7 +284,8 @@ def test_marks_in_the_journal(stack, pristine):
             for name in BITMAPS:
                 assert found.get(name) is None, found
             assert "lost" in log or "unknown" in log, log
-        assert "another program opened it for writing" in log, log
+        if not stack.snapshots or command[0] == "qemu-img":
+            assert "another program opened it for writing" in log, log
         stack.daemon_stops()
 
 
@@ -307,9 +317,9 @@ def test_unprepared(stack):
 
 def main():
     e2e.need_tools("qemu-img", "qemu-io", "qemu-nbd", "strace")
-    for internal in (False, True):
-        print("internal" if internal else "external")
-        with Container(internal) as stack:
+    for internal, snapshots in ((False, False), (True, False), (True, True)):
+        print("internal" if internal else "external", "with snapshots" if snapshots else "")
+        with Container(internal, snapshots) as stack:
             stack.fill()
             pristine = stack.save()
             stack.offline("check")
@@ -319,7 +329,7 @@ def main():
             test_tripwire(stack, pristine)
             test_killed_repairs(stack, pristine)
             test_marks_in_the_journal(stack, pristine)
-            if internal:
+            if snapshots:
                 test_unprepared(stack)
 
 
