@@ -12,7 +12,7 @@ struct image {
     const char *name;
     const char *commands; /* shell; the image is image.qcow2 */
     bool spread;          /* its header can be switched in one sector */
-    bool large;           /* too large for tests that copy it often */
+    bool once;            /* not for tests that go through every call: much the same as another */
 };
 
 extern const struct image images[];

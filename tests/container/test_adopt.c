@@ -14,9 +14,11 @@
 #ifdef __SANITIZE_ADDRESS__
 #define TEARS  1u
 #define STRIDE 23u
+#define CALLS  3u
 #else
 #define TEARS  2u
 #define STRIDE 7u
+#define CALLS  1u
 #endif
 
 static uint64_t seed;
@@ -152,7 +154,7 @@ static void crash_anywhere(void **state)
 
     (void)state;
     for (size_t i = 0; i < images_count; i++) {
-        bool stopped = !images[i].large;
+        bool stopped = !images[i].once;
         uint64_t stop;
         for (stop = 1; stopped; stop++) {
             struct simdisk *disk = image_disk(&images[i], seed + stop);
@@ -177,8 +179,8 @@ static void failures(void **state)
 
     (void)state;
     for (size_t i = 0; i < images_count; i++) {
-        bool failed = !images[i].large;
-        for (uint64_t call = 1; failed; call++) {
+        bool failed = !images[i].once;
+        for (uint64_t call = 1 + seed % CALLS; failed; call += CALLS) {
             struct simdisk *disk = image_disk(&images[i], seed + call);
             simdisk_fail_at(disk, call, 1, call % 2 ? -EIO : -ENOSPC);
             int r = image_adopt(disk, &e);
