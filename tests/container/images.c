@@ -5,8 +5,6 @@
  */
 #include "tests/container/images.h"
 
-#include <limits.h>
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -15,54 +13,54 @@
 #define IO     "qemu-io -f qcow2 "
 
 const struct image images[] = {
-    {"empty", CREATE "-o cluster_size=4K image.qcow2 0", true, false},
+    {"empty", CREATE "-o cluster_size=4K image.qcow2 0", .spread = true},
     {"plain", CREATE "image.qcow2 8M; " IO "-c 'write -P 1 0 64K' -c 'write -z 2M 1M' image.qcow2",
-     true, true},
+     .spread = true, .once = true},
     {"small clusters",
-     CREATE "-o cluster_size=1K image.qcow2 3M; " IO "-c 'write -P 1 512K 100K' image.qcow2", true,
-     false},
+     CREATE "-o cluster_size=1K image.qcow2 3M; " IO "-c 'write -P 1 512K 100K' image.qcow2",
+     .spread = true, .once = true},
     {"large clusters",
-     CREATE "-o cluster_size=2M image.qcow2 64M; " IO "-c 'write -P 1 5M 1' image.qcow2", true,
-     false},
+     CREATE "-o cluster_size=2M image.qcow2 64M; " IO "-c 'write -P 1 5M 1' image.qcow2",
+     .spread = true, .once = true},
     {"narrow refcounts",
      CREATE "-o refcount_bits=1,cluster_size=4K image.qcow2 8M; " IO
             "-c 'write -P 1 1M 100K' image.qcow2",
-     true, true},
+     .spread = true, .once = true},
     {"wide refcounts",
      CREATE "-o refcount_bits=64,cluster_size=1K image.qcow2 8M; " IO
             "-c 'write -P 1 0 100K' image.qcow2",
-     true, true},
+     .spread = true},
     {"snapshots",
      CREATE "-o cluster_size=8K,lazy_refcounts=on image.qcow2 8M; " IO
             "-c 'write -P 1 0 100K' image.qcow2; qemu-img snapshot -c one image.qcow2; " IO
             "-c 'write -P 2 50K 50K' -c 'write -P 3 5M 16K' image.qcow2; "
             "qemu-img snapshot -c two image.qcow2; " IO "-c 'discard 0 64K' image.qcow2",
-     true, true},
+     .spread = true},
     {"smallest clusters",
-     CREATE "-o cluster_size=512 image.qcow2 1M; " IO "-c 'write -P 1 100K 100K' image.qcow2", true,
-     false},
+     CREATE "-o cluster_size=512 image.qcow2 1M; " IO "-c 'write -P 1 100K 100K' image.qcow2",
+     .spread = true, .once = true},
     {"backing file",
      CREATE "base.qcow2 8M; " IO "-c 'write -P 9 0 64K' base.qcow2; " CREATE
             "-b base.qcow2 -F qcow2 -o cluster_size=8K image.qcow2; " IO
             "-c 'write -P 1 10K 100K' image.qcow2",
-     true, true},
+     .spread = true},
     {"backing file and no room to spread",
      "d=$(printf %0220d 0)/$(printf %0220d 0); mkdir -p $d; " CREATE "$d/base 1M; " CREATE
      "-b $d/base -F qcow2 -o cluster_size=1K image.qcow2",
-     false, false},
+     .spread = false},
     {"compressed",
      "head -c 50000 /dev/urandom | base64 -w 0 >raw; truncate -s 1M raw; "
      "qemu-img convert -c -f raw -O qcow2 -o cluster_size=8K raw image.qcow2; " IO
      "-c 'write -c -P 1 640K 8K' -c 'write -c -P 2 648K 8K' -c 'write -P 3 768K 8K' image.qcow2",
-     true, false},
+     .spread = true},
     {"bitmaps of QEMU's",
      CREATE "-o cluster_size=8K image.qcow2 8M; qemu-img bitmap --add -g 64K image.qcow2 b0; " IO
             "-c 'write -P 1 1M 64K' image.qcow2; qemu-img bitmap --add image.qcow2 b1",
-     true, false},
+     .spread = true},
     {"preallocated",
      CREATE "-o preallocation=metadata,cluster_size=4K image.qcow2 1M; " IO
             "-c 'write -P 1 0 4K' image.qcow2",
-     true, true},
+     .spread = true, .once = true},
 };
 
 const size_t images_count = sizeof images / sizeof images[0];
@@ -78,9 +76,6 @@ static struct made {
 
 bool images_can_be_made(void)
 {
-    /* Whole images are copied all the time: from memory that is there already. */
-    (void)mallopt(M_MMAP_THRESHOLD, 32 << 20);
-    (void)mallopt(M_TRIM_THRESHOLD, INT_MAX);
     return system("qemu-img --version >/dev/null 2>&1 && qemu-io --version >/dev/null 2>&1") == 0;
 }
 

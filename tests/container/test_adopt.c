@@ -96,7 +96,9 @@ static void every_image(void **state)
         container_get_info(c, &info);
         assert_true(info.clean && info.has_private);
         assert_int_equal(info.leaked_clusters, 0);
-        for (unsigned step = 1; step <= SCRIPT_STEPS; step++) {
+        /* Step 4 has hundreds of clusters: not of those that are megabytes. */
+        unsigned steps = cluster_bytes(c) > 16384 ? 3 : SCRIPT_STEPS;
+        for (unsigned step = 1; step <= steps; step++) {
             OK(script_step(c, step, &e), e);
             image_check_disk(&images[i], disk);
         }
