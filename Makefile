@@ -8,7 +8,7 @@ CMAKE_QUIET = --log-level=WARNING
 .NOTPARALLEL:
 # CMake runs make in turn; which directory that is in is of no interest.
 MAKEFLAGS += --no-print-directory
-.PHONY: all build build-asan test demo install deps
+.PHONY: all build build-asan test soak demo install deps
 all: build
 
 # Packages from Debian; nothing to do when they are there.
@@ -31,6 +31,10 @@ test: build build-asan
 	@ctest --preset asan+ubsan -L unit --no-label-summary -j $(JOBS)
 	@echo "== All tests"
 	@ctest --preset dev --no-label-summary -j $(JOBS)
+
+# Hours: millions of crash states, every kill and fault, the mutations.  What it says is kept.
+soak: build
+	@ctest --preset dev -C soak -L soak --verbose -O build/soak.log
 
 demo: build
 	@./packaging/demo build

@@ -73,7 +73,11 @@ class Container(e2e.Stack):
             return file.read()
 
     def restore(self, content):
-        """Into the same file: another one would be a copy, of which bitmapd believes nothing."""
+        """Into the same file: another one would be a copy, of which bitmapd believes nothing.
+        Nor would it believe one that is older than its journal."""
+        for name in os.listdir(self.directory):
+            if name.startswith("journal."):
+                os.unlink(self.path(name))
         with open(self.file, "r+b") as file:
             file.truncate(0)
             file.write(content)
