@@ -267,6 +267,7 @@ static int take_option(struct invocation *inv, enum option_id id, const char *va
     case OPTION_DISABLED:
     case OPTION_FORCE:
     case OPTION_HOLD:
+    case OPTION_INTERNAL:
     case OPTION_STDIN:
     case OPTION_NONE:
     case OPTIONS:
@@ -329,6 +330,10 @@ static int check_combination(const struct invocation *inv, struct error *error)
     }
     if (verb->run == drive_set && !given[OPTION_DURABILITY] && !given[OPTION_GRANULARITY]) {
         return error_set(error, -EINVAL, "there is nothing to set");
+    }
+    if (given[OPTION_INTERNAL] && given[OPTION_CLUSTER_SIZE]) {
+        return error_set(error, -EINVAL,
+                         "--cluster-size goes without --internal: the image has its own");
     }
     if (given[OPTION_HOLD] && !given[OPTION_STDIN]) {
         return error_set(error, -EINVAL, "--hold goes with --stdin only");

@@ -100,6 +100,9 @@ int image_create(const struct invocation *inv)
     char size[TEXT_SIZE_BYTES];
     int fd;
 
+    if (inv->given[OPTION_INTERNAL]) {
+        return image_prepare(inv);
+    }
     if (inv->cluster_size != 0) {
         wanted.cluster_bits = (uint32_t)__builtin_ctz(inv->cluster_size);
     }
@@ -387,6 +390,7 @@ static void info_print_json(const struct info *info)
     output_json_add_bool(object, "used_mirror", container->used_mirror);
     output_json_add_bool(object, "foreign_write", container->foreign_write);
     add_text_or_null(object, "state_damage", container->state_damage);
+    output_json_add_number(object, "lost_bitmaps", container->lost_bitmaps);
     for (uint32_t i = 0; i < container->bitmaps; i++) {
         output_json_append(bitmaps, bitmap_json(&info->bitmaps[i]));
     }
@@ -452,6 +456,9 @@ static void info_print_human(const char *path, const struct info *info)
     }
     if (container->state_damage[0]) {
         output_print("state damage:   %s\n", output_text(container->state_damage));
+    }
+    if (container->lost_bitmaps > 0) {
+        output_print("lost bitmaps:   %" PRIu32 ", with their names\n", container->lost_bitmaps);
     }
     output_print("bitmaps:        %" PRIu32 "\n", container->bitmaps);
     if (container->bitmaps > 0) {

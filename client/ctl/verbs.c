@@ -23,6 +23,7 @@ const struct option_entry options[OPTIONS] = {
     [OPTION_GRANULARITY] = {"granularity", 0, "SIZE",
                             "bytes that one bit stands for, a power of two from 512 to 2G"},
     [OPTION_HOLD] = {"hold", 0, NULL, "leave the marks unsettled"},
+    [OPTION_INTERNAL] = {"internal", 0, NULL, "FILE is a qcow2 image with a disk of its own"},
     [OPTION_PATH] = {"path", 0, "FILE", "the image file or block device, which tells the size"},
     [OPTION_SIZE] = {"size", 0, "SIZE", "the drive's exact size in bytes"},
     [OPTION_STDIN] = {"stdin", 0, NULL,
@@ -273,12 +274,15 @@ const struct verb verbs[] = {
     {
         .noun = "container",
         .verb = "create",
-        .synopsis = "FILE [--cluster-size SIZE]",
-        .summary = "create an empty container",
+        .synopsis = "FILE [--cluster-size SIZE | --internal]",
+        .summary = "create an empty container, or make one of a disk image",
+        .details =
+            "With --internal, FILE is a qcow2 image with a disk of its own, which keeps what\n"
+            "is in it and gets room for bitmaps.",
         .operands = {{OPERAND_FILE, "FILE"}},
         .operands_min = 1,
         .operands_max = 1,
-        .options = {OPTION_CLUSTER_SIZE},
+        .options = {OPTION_CLUSTER_SIZE, OPTION_INTERNAL},
         .run = image_create,
     },
     {

@@ -41,6 +41,7 @@ enum option_id {
     OPTION_FORCE,
     OPTION_GRANULARITY,
     OPTION_HOLD,
+    OPTION_INTERNAL,
     OPTION_PATH,
     OPTION_SIZE,
     OPTION_STDIN,
@@ -133,6 +134,7 @@ int daemon_flush(const struct invocation *invocation);
 int daemon_status(const struct invocation *invocation);
 int daemon_reload(const struct invocation *invocation);
 int image_create(const struct invocation *invocation);
+int image_prepare(const struct invocation *invocation); /* image_create() with --internal */
 int image_info(const struct invocation *invocation);
 int image_check(const struct invocation *invocation);
 

@@ -17,7 +17,7 @@ static int check_mirror(struct container *c, struct load_sink *sink, uint64_t fi
     struct error why;
     int r;
 
-    if (!c->header.has_private || c->used_mirror) {
+    if (!c->header.has_private || c->used_mirror || c->mirror_lost) {
         return 0;
     }
     r = header_read(c->file, file_bytes, offset, &mirror, &why);
@@ -96,7 +96,7 @@ int container_check(struct file *file,
         return error_set_errno(error, r, "cannot tell the container's size");
     }
     /* Everything but an unreadable header is a finding. */
-    r = container_load(file, &sink, &c, error);
+    r = container_load(file, 0, &sink, &c, error);
     if (r < 0) {
         return r;
     }

@@ -5,8 +5,8 @@
  *
  *   step                                  a crash afterwards leaves
  *   0  only if the last commit failed     the old commit (its header block is on the disk again),
- * or in step 2: write the old header    the one that failed, whose clusters nobody has touched,
- *      block again, sync                  by the header or, if that is torn, by the mirror
+ *      in step 2: write the old header    or the one that failed, whose clusters nobody has
+ * touched, block again, sync                  by the header or, if that is torn, by the mirror
  *   -  clusters of bits are written as    the old commit; free clusters have new content
  *      the transaction goes on
  *   1a raise refcounts                    the old commit; counters too high: leaks
@@ -15,9 +15,14 @@
  *   1c write L1 tables, bitmap table,     the old commit
  *      state blob
  *   1d write the new block to the mirror  the old commit; the mirror is torn, old or new, and is
- * not looked at, for the header is whole 1e sync                               the old commit; the
- * new one is complete but for the header 2a write the header block             old or new commit; a
- * torn header is found out by its CRC, and the mirror says new 2b sync the new commit 3  lower
+ *                                         not looked at, for the header is whole
+ *   1e an image that becomes an internal  the old image: its own header block does not reach there
+ *      container, or whose header another
+ *      program wrote: the new block's
+ *      sectors from the second on (spread.c)
+ *   1f sync                               the old commit; the new one is complete but for the
+ * header 2a write the header block             old or new commit; a torn header is found out by its
+ * CRC, and the mirror says new 2b sync                               the new commit 3  lower
  * refcounts                    the new commit; counters too high: leaks
  *
  * A sync that fails proves nothing about what it covered, and a later one that
@@ -81,7 +86,7 @@ int write_header_block(struct file *file, const struct header *h, uint64_t offse
 }
 
 /* Step 0. */
-static int settle_header(struct container *c, uint64_t *bytes_written, struct error *error)
+int commit_settle_header(struct container *c, uint64_t *bytes_written, struct error *error)
 {
     int r = write_header_block(c->file, &c->header, 0, bytes_written);
 
@@ -176,6 +181,21 @@ static int write_mirror(struct container_txn *txn, struct error *error)
     return 0;
 }
 
+/*
+ * Step 1e.  With these in place, step 2 changes nothing but the first sector,
+ * which a disk writes whole: no power failure shows QEMU half a header.
+ */
+static int write_spread_sectors(struct container_txn *txn, struct error *error)
+{
+    const struct header *h = &txn->header;
+
+    if (!txn->container->spread || h->block_bytes <= SECTOR) {
+        return 0;
+    }
+    return txn_io_write(txn, h->block + SECTOR, h->block_bytes - SECTOR, SECTOR,
+                        "the header's later sectors", error);
+}
+
 /* Step 1. */
 static int write_content(struct container_txn *txn, const struct container_commit_options *options,
                          struct error *error)
@@ -204,6 +224,9 @@ static int write_content(struct container_txn *txn, const struct container_commi
     r = write_table_and_blob(txn, options, error);
     if (r == 0) {
         r = write_mirror(txn, error);
+    }
+    if (r == 0) {
+        r = write_spread_sectors(txn, error);
     }
     if (r < 0) {
         return r;
@@ -297,6 +320,9 @@ static void adopt(struct container_txn *txn)
     txn->blob = (struct blob){0};
     c->blob_claimed = true;
     c->state_damage[0] = '\0';
+    c->lost_bitmaps = 0;
+    c->mirror_lost = c->mirror_lost && txn->new_mirror == 0;
+    c->spread = false;
 
     free(c->header.block);
     c->header = txn->header;
@@ -326,7 +352,7 @@ int container_commit(struct container_txn *txn, const struct container_commit_op
     }
     r = commit_plan(txn, options, error);
     if (r == 0 && c->header_uncertain) {
-        r = settle_header(c, &txn->stats.bytes_written, error);
+        r = commit_settle_header(c, &txn->stats.bytes_written, error);
     }
     if (r == 0) {
         r = write_content(txn, options, error);

@@ -38,12 +38,18 @@ static int refresh_mirror(struct container *c, struct error *error)
     return 0;
 }
 
-static int prepare_writing(struct container *c, struct error *error)
+int container_prepare_writing(struct container *c, struct error *error)
 {
     int r;
 
     if (header_refuses_writing(&c->header, error)) {
         return -ENOTSUP;
+    }
+    if (!c->header.has_private || !c->header.crc_good) {
+        r = spread_plan(c, error);
+        if (r < 0) {
+            return r;
+        }
     }
     r = file_write(c->file, c->header.block, c->header.block_bytes, 0);
     if (r < 0) {
@@ -51,7 +57,7 @@ static int prepare_writing(struct container *c, struct error *error)
     }
     /* Beside a block that another program rewrote, the mirror is the older truth: it stays until
      * the next commit. */
-    if (c->header.has_private && c->header.crc_good && !c->used_mirror) {
+    if (c->header.has_private && c->header.crc_good && !c->used_mirror && !c->mirror_lost) {
         r = refresh_mirror(c, error);
         if (r < 0) {
             return r;
@@ -90,7 +96,7 @@ static int load_stable(struct file *file, struct container **ret, struct error *
         if (r < 0) {
             return error_set_errno(error, r, "cannot read the header");
         }
-        int loaded = container_load(file, NULL, &c, error);
+        int loaded = container_load(file, 0, NULL, &c, error);
         r = peek(file, after);
         if (r < 0) {
             return error_set_errno(error, r, "cannot read the header");
@@ -108,9 +114,15 @@ int container_open(struct file *file, unsigned flags, struct container **ret, st
     int r;
 
     if (flags & CONTAINER_OPEN_WRITE) {
-        r = container_load(file, NULL, &c, error);
+        r = container_load(file, 0, NULL, &c, error);
         if (r == 0) {
-            r = prepare_writing(c, error);
+            if (!c->header.has_private && header_has_disk(&c->header)) {
+                r = error_set(error, -ENOTSUP,
+                              "the image has a disk of its own and is not prepared; 'bitmapctl "
+                              "container create --internal FILE' does that");
+            } else {
+                r = container_prepare_writing(c, error);
+            }
         }
     } else {
         r = load_stable(file, &c, error);
@@ -182,6 +194,7 @@ void container_get_info(const struct container *c, struct container_info *ret)
         .foreign_write = c->foreign_write,
         .fields_restored = c->fields_restored,
         .bitmaps = c->directory.n,
+        .lost_bitmaps = c->lost_bitmaps,
         .free_clusters = c->space.free + reserved,
         .leaked_clusters = c->leaked_clusters,
     };

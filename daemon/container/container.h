@@ -10,8 +10,10 @@
 #include <stdint.h>
 
 /*
- * The container: a version 3 qcow2 file of virtual size zero that holds dirty
- * bitmaps in the layout of the 2015 draft of the qcow2 specification.  This
+ * The container: a version 3 qcow2 file that holds dirty bitmaps in the layout
+ * of the 2015 draft of the qcow2 specification.  An external one has virtual
+ * size zero and nothing else in it; an internal one has a disk of its own,
+ * which is QEMU's and not touched (format.h says what that means).  This
  * header is all that the rest of the daemon (and bitmapctl's offline verbs)
  * know of it; format.h describes the bytes.
  *
@@ -29,10 +31,11 @@
  * Errors: -errno with words.  -EBADMSG: the bytes are not what the format
  * allows (the text names the structure, its offset, what was found, what was
  * expected); such a file is never written to.  -ENOTSUP: a sound image that
- * this version does not write to (it has a disk of its own, snapshots, ...).
+ * this version does not write to (encrypted, not prepared, ...).
  * -EBUSY: another process holds the image locks.
  */
 struct container;
+struct container_info;
 struct container_txn;
 
 #define CONTAINER_CLUSTER_BITS_MIN     9
@@ -59,6 +62,22 @@ struct container_create_options {
  */
 int container_format(struct file *file, const struct container_create_options *options,
                      struct error *error);
+
+/*
+ * Makes an internal container of a qcow2 image: one with a disk of its own,
+ * which stays QEMU's in every byte but the header block, that grows, and keeps
+ * what was in it.  The caller has locked the file for writing.
+ *
+ * A crash leaves the image as it was (with leaked clusters) or the container;
+ * so does a failure, which leaks no clusters if it can be helped.
+ *
+ * -ENOTSUP: an image that cannot be one (encrypted, dirty, ...), with the
+ * remedy where there is one.  -EBADMSG: a damaged image, or none.  -EEXIST: it
+ * is a container already.  -EFBIG: no room in its first cluster.
+ */
+int container_adopt(struct file *file, const struct uuid *boot_id,
+                    const struct file_identity *identity, struct container_info *ret,
+                    struct error *error);
 
 enum container_open_flags {
     CONTAINER_OPEN_WRITE = 1 << 0, /* step 2 of the start: rewrites the header block as read and
@@ -110,6 +129,9 @@ struct container_info {
      * or empty.  The bitmaps that could be listed are, all with damage set. */
     char state_damage[256];
     uint32_t bitmaps; /* entries in the bitmap table */
+    /* Entries that the header counts and a damaged bitmap table does not show any more: not even
+     * their names are known.  Found at open. */
+    uint32_t lost_bitmaps;
     uint64_t free_clusters;
     uint64_t leaked_clusters; /* refcount above the number of references, at open */
 };
@@ -237,8 +259,9 @@ struct container_check_report {
  * Verifies every refcount against a recount both ways, every offset, overlap,
  * reserved bit, CRC, tail bits, names, header against mirror.  Each finding is
  * told to @found (may be NULL) as one line with structure, offset, found and
- * expected.  -ENOTSUP: the image has a disk of its own or snapshots, whose
- * clusters this version does not follow.
+ * expected.  Of a disk of the image's own it verifies that all its clusters can
+ * be found and have the right refcount, and that none is ours too; the rest is
+ * for qemu-img.  -ENOTSUP: an image whose clusters this version cannot follow.
  * Needs no container that opens: takes the file itself, never writes.
  * < 0: could not check; -EBADMSG when the header cannot be understood at all.
  */

@@ -15,23 +15,24 @@
  *
  *     0  u32  magic, "QFI\xfb"
  *     4  u32  version: 3
- *     8  u64  backing file name: offset; 0 = none (any other: not written to)
+ *     8  u64  backing file name: offset; 0 = none
  *    16  u32  its length
  *    20  u32  cluster_bits, 9 … 21
- *    24  u64  virtual size: 0 in an external container (else: not written to)
+ *    24  u64  virtual size: 0 in an external container
  *    32  u32  crypt_method: 0 (else: not written to)
- *    36  u32  entries in the active L1 table: 0 (else: not written to)
+ *    36  u32  entries in the active L1 table: 0 in an external container
  *    40  u64  its offset; meaningless without entries
  *    48  u64  refcount table: offset
  *    56  u32  refcount table: clusters, >= 1
- *    60  u32  snapshots: 0 (else: not written to)
+ *    60  u32  snapshots: 0 in an external container
  *    64  u64  snapshot table: offset; meaningless without snapshots
  *    72  u64  incompatible feature bits: 0 (qcow2's own: not written to; others: not read)
  *    80  u64  compatible feature bits: kept
  *    88  u64  autoclear feature bits: 0 and 1 are qcow2's and kept, 63 is ours, others are
  *             cleared by our first commit, as qcow2 demands of a program that does not know them
  *    96  u32  refcount_order, 0 … 6
- *   100  u32  header_length; >= 116 read, >= 120 written
+ *   100  u32  header_length; >= 116 read, >= 120 written; >= 104 in an image that is to become
+ *             an internal container
  *   104  u32  draft: nb_dirty_bitmaps
  *   108  u64  draft: dirty_bitmaps_offset; meaningless without bitmaps, we write 0 then
  *   116  u32  zero, so that header_length is a multiple of 8 as qcow2 asks
@@ -61,6 +62,7 @@
 
 #define HEADER_MAGIC_VALUE             0x514649fbu
 #define HEADER_VERSION_VALUE           3u
+#define HEADER_BYTES_QCOW2             104u /* the shortest of version 3 */
 #define HEADER_BYTES_MIN               116u /* up to dirty_bitmaps_offset's end */
 #define HEADER_BYTES                   120u /* as we write it */
 #define HEADER_FIELDS_OFFSET           104u /* the draft's fields, of which the extension has a copy */
@@ -77,17 +79,25 @@
 #define INCOMPATIBLE_KNOWN             UINT64_C(0x1f)
 
 /*
- * Set by every commit of ours.  A program that opens the image for writing
- * and does not know the bit must clear it: its absence beside our extension
- * says that somebody did.
+ * Set by every commit of ours in an image without snapshots.  A program that
+ * opens the image for writing and does not know the bit must clear it: its
+ * absence beside our extension says that somebody did.
+ *
+ * Not in an image with snapshots: QEMU, up to now, loses them all when it has a
+ * bit to clear while it opens an image for `qemu-img check -r` (it has not read
+ * the snapshot table then, and writes the header without).  There the header's
+ * CRC and refcounts of ours that somebody has lowered have to tell; what they
+ * cannot tell, a write to the disk alone, does the bitmaps no harm.
  */
-#define AUTOCLEAR_OURS (UINT64_C(1) << 63)
-#define AUTOCLEAR_KEPT (AUTOCLEAR_OURS | UINT64_C(3))
+#define AUTOCLEAR_OURS    (UINT64_C(1) << 63)
+#define AUTOCLEAR_BITMAPS (UINT64_C(1) << 0) /* QEMU's own bitmaps are up to date */
+#define AUTOCLEAR_KEPT    UINT64_C(3)
 
 /*
  * Header extensions follow at header_length (qcow2): u32 type, u32 length of
  * the data, data, zero padding to 8; type 0 ends them.  The "header block" is
- * everything from byte 0 to the end of the end mark; it lies in cluster 0.
+ * everything from byte 0 to the end of the end mark or, when there is a backing
+ * file, of its name, which follows; it lies in cluster 0.
  */
 #define EXTENSION_HEADER_BYTES   8u
 #define EXTENSION_END            0x00000000u
@@ -95,6 +105,11 @@
 #define EXTENSION_FEATURE_NAMES  0x6803f857u /* text only: refers to no cluster */
 #define EXTENSION_BACKING_FORMAT 0xe2792acau /* text only */
 #define EXTENSION_DATA_FILE      0x44415441u /* text only */
+#define EXTENSION_ENCRYPTION     0x0537be77u /* LUKS header: such an image is refused */
+#define EXTENSION_BITMAPS        0x23852875u /* QEMU's own bitmaps: see "internal containers" */
+#define EXTENSION_PADDING        0x42504144u /* ours, "BPAD": room taken up, see adopt.c */
+
+#define BACKING_BYTES_MAX        1023u
 
 /*
  * Our extension's data, version 1 (big endian, as everything around it):
@@ -222,5 +237,84 @@
 #define STATE_ENTRY_ZERO     20
 #define STATE_ENTRY_BYTES    24u
 #define STATE_ENTRY_LOST     1u
+
+/*
+ * Internal containers: the image has a disk of its own, which is QEMU's and
+ * its guest's.  `bitmapctl container create --internal` prepares one: the
+ * header gets the draft's fields, our extension joins the others, and what an
+ * external container has comes into free clusters.  From then on the two kinds
+ * differ in one thing: clusters that the structures below lead to are followed
+ * and counted, so that they are never taken for free, and never written to.
+ * What we write in such a file is the header block (the disk's fields, foreign
+ * extensions and backing file name as they were), refcounts of our own
+ * clusters, and free clusters.
+ *
+ * All of it is qcow2's.  Offsets are at cluster boundaries.
+ *
+ * L1 table (of the disk, or of a snapshot): u64 entries; bits 9 … 55: offset of
+ * an L2 table, 0 = none; bit 63: its refcount is 1; the rest is zero.  An L2
+ * table is a cluster and may be in several L1 tables.
+ *
+ * L2 entry, bit 62 clear: bit 0: reads as zeros; bits 9 … 55: offset of a data
+ * cluster, 0 = none; bit 63: its refcount is 1; the rest is zero.
+ *
+ * L2 entry, bit 62 set: compressed.  Bits 0 … x - 1 with x = 62 - (cluster_bits
+ * - 8): offset of the data, anywhere; bits x … 61: the number of sectors of 512
+ * bytes after the first that they reach into.  Each cluster that they touch is
+ * referenced.
+ *
+ * Snapshot table: entries of variable length:
+ *
+ *     0  u64  L1 table: offset
+ *     8  u32  L1 table: entries
+ *    12  u16  length of the id
+ *    14  u16  length of the name
+ *    36  u32  length of the extra data
+ *    40       extra data, id, name, zero padding to 8
+ *
+ * QEMU's own bitmaps (extension 0x23852875, only with autoclear bit 0): its
+ * data are u32 number of bitmaps, u32 zero, u64 length of the directory, u64
+ * offset of the directory.  Directory entries, of variable length:
+ *
+ *     0  u64  bitmap table: offset
+ *     8  u32  bitmap table: entries
+ *    18  u16  length of the name
+ *    20  u32  length of the extra data
+ *    24       extra data, name, zero padding to 8
+ *
+ * Bitmap table: u64 entries; bits 9 … 55: offset of a cluster of bits; bit 0
+ * without one: all ones.
+ */
+#define DISK_ENTRY_BYTES            8u
+#define DISK_OFFSET_MASK            UINT64_C(0x00fffffffffffe00)
+#define DISK_COPIED                 (UINT64_C(1) << 63)
+#define DISK_COMPRESSED             (UINT64_C(1) << 62)
+#define DISK_L1_RESERVED            UINT64_C(0x7f000000000001ff)
+#define DISK_L2_RESERVED            UINT64_C(0x3f000000000001fe)
+#define DISK_L1_BYTES_MAX           (UINT64_C(32) << 20) /* QEMU's limit */
+
+#define SNAPSHOT_L1_OFFSET          0
+#define SNAPSHOT_L1_ENTRIES         8
+#define SNAPSHOT_ID_LENGTH          12
+#define SNAPSHOT_NAME_LENGTH        14
+#define SNAPSHOT_EXTRA_LENGTH       36
+#define SNAPSHOT_HEADER_BYTES       40u
+#define SNAPSHOT_EXTRA_MAX          1024u /* QEMU's limits */
+#define SNAPSHOTS_MAX               65536u
+#define SNAPSHOT_TABLE_BYTES_MAX    (UINT64_C(64) << 20)
+
+#define BITMAPS_NUMBER              0
+#define BITMAPS_DIRECTORY_LENGTH    8
+#define BITMAPS_DIRECTORY_OFFSET    16
+#define BITMAPS_BYTES               24u
+#define BITMAPS_DIRECTORY_BYTES_MAX (UINT64_C(128) << 20)
+#define BITMAPS_MAX                 65535u
+
+#define BITMAPS_ENTRY_TABLE_OFFSET  0
+#define BITMAPS_ENTRY_TABLE_ENTRIES 8
+#define BITMAPS_ENTRY_NAME_LENGTH   18
+#define BITMAPS_ENTRY_EXTRA_LENGTH  20
+#define BITMAPS_ENTRY_HEADER_BYTES  24u
+#define BITMAPS_TABLE_RESERVED      UINT64_C(0xff000000000001fe)
 
 #endif

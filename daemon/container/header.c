@@ -36,7 +36,8 @@ static int header_parse_fixed(const uint8_t *bytes, uint64_t offset, struct head
                          offset, magic, HEADER_MAGIC_VALUE);
     }
     if (version != HEADER_VERSION_VALUE) {
-        return header_bad(error, offset, "version", HEADER_VERSION, version, "3");
+        return header_bad(error, offset, "version", HEADER_VERSION, version,
+                          version == 2 ? "3; 'qemu-img amend -o compat=1.1 FILE' makes it 3" : "3");
     }
     h->cluster_bits = load_be32(bytes + HEADER_CLUSTER_BITS);
     if (h->cluster_bits < CONTAINER_CLUSTER_BITS_MIN ||
@@ -55,13 +56,14 @@ static int header_parse_fixed(const uint8_t *bytes, uint64_t offset, struct head
         return error_set(error, -EBADMSG,
                          "header at offset %" PRIu64 ", incompatible features (byte %u): found bit "
                          "3 (compression type), expected it clear: byte 104 cannot be both "
-                         "compression_type and nb_dirty_bitmaps",
+                         "compression_type and nb_dirty_bitmaps; 'qemu-img convert -O qcow2 "
+                         "-o compression_type=zlib' makes a copy without it",
                          offset, HEADER_INCOMPATIBLE);
     }
     h->length = load_be32(bytes + HEADER_LENGTH);
-    if (h->length < HEADER_BYTES_MIN || h->length > UINT32_C(1) << h->cluster_bits) {
+    if (h->length < HEADER_BYTES_QCOW2 || h->length > UINT32_C(1) << h->cluster_bits) {
         return header_bad(error, offset, "header_length", HEADER_LENGTH, h->length,
-                          "116 to the cluster size (a shorter header has no bitmap fields)");
+                          "104 to the cluster size");
     }
     h->refcount_order = load_be32(bytes + HEADER_REFCOUNT_ORDER);
     if (h->refcount_order > HEADER_REFCOUNT_ORDER_MAX) {
@@ -69,15 +71,20 @@ static int header_parse_fixed(const uint8_t *bytes, uint64_t offset, struct head
                           "0 to 6");
     }
     h->backing_offset = load_be64(bytes + HEADER_BACKING_OFFSET);
+    h->backing_bytes = load_be32(bytes + HEADER_BACKING_LENGTH);
     h->virtual_size = load_be64(bytes + HEADER_VIRTUAL_SIZE);
     h->crypt_method = load_be32(bytes + HEADER_CRYPT_METHOD);
     h->l1_entries = load_be32(bytes + HEADER_L1_ENTRIES);
+    h->l1_offset = load_be64(bytes + HEADER_L1_OFFSET);
     h->refcount_table_offset = load_be64(bytes + HEADER_REFCOUNT_TABLE_OFFSET);
     h->refcount_table_clusters = load_be32(bytes + HEADER_REFCOUNT_TABLE_CLUSTERS);
     h->snapshots = load_be32(bytes + HEADER_SNAPSHOTS);
+    h->snapshots_offset = load_be64(bytes + HEADER_SNAPSHOTS_OFFSET);
     h->autoclear = load_be64(bytes + HEADER_AUTOCLEAR);
-    h->bitmaps = load_be32(bytes + HEADER_BITMAPS);
-    h->table_offset = load_be64(bytes + HEADER_BITMAPS_OFFSET);
+    if (h->length >= HEADER_BYTES_MIN) {
+        h->bitmaps = load_be32(bytes + HEADER_BITMAPS);
+        h->table_offset = load_be64(bytes + HEADER_BITMAPS_OFFSET);
+    }
     return 0;
 }
 
@@ -225,7 +232,7 @@ int header_read(struct file *file, uint64_t file_bytes, uint64_t offset, struct 
     CLEANUP(header_deinit) struct header h = {0};
     CLEANUP_FREE uint8_t *bytes = NULL;
     uint8_t first[HEADER_BYTES_MIN];
-    size_t limit, end = 0, private_at = 0;
+    size_t room, limit, end = 0, private_at = 0;
     int r;
 
     if (file_bytes < offset || file_bytes - offset < sizeof first) {
@@ -242,7 +249,8 @@ int header_read(struct file *file, uint64_t file_bytes, uint64_t offset, struct 
     if (r < 0) {
         return r;
     }
-    limit = (size_t)min_u64(UINT64_C(1) << h.cluster_bits, file_bytes - offset);
+    room = (size_t)min_u64(UINT64_C(1) << h.cluster_bits, file_bytes - offset);
+    limit = room;
     if (h.backing_offset != 0 && h.backing_offset < limit) {
         limit = (size_t)h.backing_offset;
     }
@@ -250,12 +258,21 @@ int header_read(struct file *file, uint64_t file_bytes, uint64_t offset, struct 
         return header_bad(error, offset, "header_length", HEADER_LENGTH, h.length,
                           "no more than stands before the backing file name and the file's end");
     }
-    bytes = malloc(limit);
+    if (h.backing_offset == 0) {
+        h.backing_bytes = 0;
+    }
+    if (h.backing_bytes > 0 &&
+        (h.backing_bytes > BACKING_BYTES_MAX || h.backing_bytes > room - limit)) {
+        return header_bad(error, offset, "backing file name's length", HEADER_BACKING_LENGTH,
+                          h.backing_bytes, "at most 1023, within cluster 0");
+    }
+    bytes = malloc(room);
     h.fixed = malloc(h.length);
-    if (!bytes || !h.fixed) {
+    h.backing_name = malloc((size_t)h.backing_bytes + 1);
+    if (!bytes || !h.fixed || !h.backing_name) {
         return error_set_errno(error, -ENOMEM, "cannot read the header");
     }
-    r = file_read(file, bytes, limit, offset);
+    r = file_read(file, bytes, room, offset);
     if (r < 0) {
         return error_set_errno(error, r, "cannot read the header at offset %" PRIu64, offset);
     }
@@ -263,6 +280,10 @@ int header_read(struct file *file, uint64_t file_bytes, uint64_t offset, struct 
     r = header_parse_extensions(bytes, limit, offset, &h, &end, &private_at, error);
     if (r < 0) {
         return r;
+    }
+    if (h.backing_bytes > 0) {
+        memcpy(h.backing_name, bytes + limit, h.backing_bytes);
+        end = limit + h.backing_bytes;
     }
     if (h.has_private) {
         h.crc_good = h.private_crc_good && load_be32(bytes + private_at + PRIVATE_HEADER_CRC) ==
@@ -312,6 +333,11 @@ static void private_build(const struct header *h, uint8_t data[static PRIVATE_BY
     store_be32(data + PRIVATE_CRC, private_crc(data));
 }
 
+uint64_t header_autoclear(const struct header *h)
+{
+    return (h->autoclear & AUTOCLEAR_KEPT) | (h->snapshots == 0 ? AUTOCLEAR_OURS : 0);
+}
+
 int header_build(struct header *h, struct error *error)
 {
     uint32_t length = h->length < HEADER_BYTES ? HEADER_BYTES : h->length;
@@ -324,9 +350,11 @@ int header_build(struct header *h, struct error *error)
     for (size_t i = 0; i < h->n_foreign; i++) {
         total += EXTENSION_HEADER_BYTES + (((uint64_t)h->foreign[i].length + 7) & ~UINT64_C(7));
     }
+    uint64_t name_at = total;
+    total += h->backing_bytes;
     if (total > UINT64_C(1) << h->cluster_bits) {
         return error_set(error, -EFBIG,
-                         "the header and its extensions need %" PRIu64
+                         "the header, its extensions and the backing file name need %" PRIu64
                          " bytes, a cluster has %" PRIu64,
                          total, UINT64_C(1) << h->cluster_bits);
     }
@@ -336,9 +364,14 @@ int header_build(struct header *h, struct error *error)
     }
 
     memcpy(bytes, h->fixed, h->length);
+    /* An offset without a name would only end the extensions where it points. */
+    store_be64(bytes + HEADER_BACKING_OFFSET, h->backing_bytes > 0 ? name_at : 0);
+    if (h->backing_bytes > 0) {
+        memcpy(bytes + name_at, h->backing_name, h->backing_bytes);
+    }
     store_be64(bytes + HEADER_REFCOUNT_TABLE_OFFSET, h->refcount_table_offset);
     store_be32(bytes + HEADER_REFCOUNT_TABLE_CLUSTERS, h->refcount_table_clusters);
-    store_be64(bytes + HEADER_AUTOCLEAR, (h->autoclear & AUTOCLEAR_KEPT) | AUTOCLEAR_OURS);
+    store_be64(bytes + HEADER_AUTOCLEAR, header_autoclear(h));
     store_be32(bytes + HEADER_LENGTH, length);
     store_be32(bytes + HEADER_BITMAPS, h->bitmaps);
     store_be64(bytes + HEADER_BITMAPS_OFFSET, h->table_offset);
@@ -366,24 +399,43 @@ void header_deinit(struct header *h)
     }
     free(h->foreign);
     free(h->fixed);
+    free(h->backing_name);
     free(h->block);
     *h = (struct header){0};
+}
+
+bool header_has_disk(const struct header *h)
+{
+    return h->virtual_size != 0 || h->l1_entries != 0 || h->snapshots != 0 || h->backing_bytes != 0;
+}
+
+const struct extension *header_extension(const struct header *h, uint32_t type)
+{
+    for (size_t i = 0; i < h->n_foreign; i++) {
+        if (h->foreign[i].type == type) {
+            return &h->foreign[i];
+        }
+    }
+    return NULL;
 }
 
 bool header_refuses_writing(const struct header *h, struct error *error)
 {
     const char *what = NULL;
 
-    if (h->virtual_size != 0 || h->l1_entries != 0) {
-        what = "it has a disk of its own";
-    } else if (h->snapshots != 0) {
-        what = "it has snapshots";
-    } else if (h->backing_offset != 0) {
-        what = "it has a backing file";
-    } else if (h->crypt_method != 0) {
+    if (h->crypt_method != 0 || header_extension(h, EXTENSION_ENCRYPTION)) {
         what = "it is encrypted";
     } else if (h->incompatible & INCOMPATIBLE_CORRUPT) {
-        what = "another program marked it as corrupt (incompatible feature bit 1)";
+        what = "another program marked it as corrupt (incompatible feature bit 1); "
+               "'qemu-img check -r all FILE' repairs what can be repaired";
+    } else if (h->incompatible & INCOMPATIBLE_DIRTY) {
+        what = "its refcounts are not up to date (dirty, incompatible feature bit 0: a program "
+               "with lazy refcounts did not close it); 'qemu-img check -r all FILE' counts anew";
+    } else if (h->incompatible & INCOMPATIBLE_EXTERNAL_DATA) {
+        what = "its disk's data are in another file (incompatible feature bit 2)";
+    } else if (h->incompatible & INCOMPATIBLE_EXTENDED_L2) {
+        what = "it has extended L2 entries (incompatible feature bit 4); 'qemu-img convert -O "
+               "qcow2 -o extended_l2=off' makes a copy without them";
     } else if (h->incompatible != 0) {
         what = "it has incompatible features";
     }
@@ -403,7 +455,14 @@ bool header_fully_understood(const struct header *h)
         case EXTENSION_FEATURE_NAMES:
         case EXTENSION_BACKING_FORMAT:
         case EXTENSION_DATA_FILE:
+        case EXTENSION_PADDING:
             break;
+        case EXTENSION_BITMAPS:
+            /* Without its bit it is out of date, and what it leads to is anybody's. */
+            if (h->autoclear & AUTOCLEAR_BITMAPS) {
+                break;
+            }
+            return false;
         default:
             return false;
         }

@@ -62,6 +62,8 @@ void space_unref(struct space *space, uint64_t start, uint64_t count);
 /* Sets clusters that are free to @value (REFS_RESERVED, REFS_PINNED), or reserved ones back to 0.
  */
 void space_mark(struct space *space, uint64_t start, uint64_t count, uint8_t value);
+/* Makes it at least as many clusters; the new ones are free.  -ENOSPC, -ENOMEM. */
+int space_extend(struct space *space, uint64_t clusters);
 /* A contiguous run of free clusters, each referenced once afterwards.  -ENOSPC, -ENOMEM. */
 int space_take(struct space *space, uint64_t count, uint64_t *ret_start);
 
@@ -91,17 +93,21 @@ struct header {
     uint8_t *fixed; /* bytes 0 … length - 1 as read */
     uint32_t length;
     uint32_t cluster_bits;
-    uint64_t backing_offset;
+    uint64_t backing_offset; /* as read; header_build() moves the name */
+    uint32_t backing_bytes;  /* 0: none */
+    uint8_t *backing_name;   /* no NUL ends it */
     uint64_t virtual_size;
     uint32_t crypt_method;
     uint32_t l1_entries;
+    uint64_t l1_offset;
     uint64_t refcount_table_offset;
     uint32_t refcount_table_clusters;
     uint32_t snapshots;
+    uint64_t snapshots_offset;
     uint64_t incompatible;
     uint64_t autoclear;
     uint32_t refcount_order;
-    uint32_t bitmaps;
+    uint32_t bitmaps; /* 0 when the header is too short for the draft's fields */
     uint64_t table_offset;
 
     bool has_private;
@@ -119,8 +125,9 @@ struct header {
 
 /*
  * Parses the header block that stands at @offset of a file of @file_bytes.
- * -EBADMSG with words when it is no header block of a container; a wrong CRC
- * alone is not an error here.
+ * -EBADMSG with words when it is no header block of version 3; a wrong CRC
+ * alone is not an error here, nor is a header that is too short for the draft's
+ * fields (@length < HEADER_BYTES_MIN).
  */
 int header_read(struct file *file, uint64_t file_bytes, uint64_t offset, struct header *ret,
                 struct error *error);
@@ -136,8 +143,14 @@ int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool
 int header_build(struct header *header, struct error *error);
 void header_deinit(struct header *header);
 
-/* Why a container with this header, which is sound, is not for us to write; false: it is. */
+/* Why an image with this header, which is sound, is not for us to write; false: it is. */
 bool header_refuses_writing(const struct header *header, struct error *error);
+/* Whether it is more than a container: an internal one, or an image that may become one. */
+bool header_has_disk(const struct header *header);
+/* Autoclear bits as a commit writes them. */
+uint64_t header_autoclear(const struct header *header);
+/* The first foreign extension of that type, or NULL. */
+const struct extension *header_extension(const struct header *header, uint32_t type);
 /* Whether all clusters that the header leads to are known to us. */
 bool header_fully_understood(const struct header *header);
 
@@ -295,6 +308,10 @@ uint64_t blob_bytes(struct entry *const *entries, uint32_t n, size_t payload_byt
 
 /* ---- the container ---- */
 
+#define DISK_REFS_META  (UINT32_C(1) << 31) /* a structure that has the cluster to itself */
+#define DISK_REFS_L2    (UINT32_C(1) << 30) /* an L2 table; may be in several L1 tables */
+#define DISK_REFS_COUNT (DISK_REFS_L2 - 1)  /* stays there when there are more */
+
 struct container {
     struct file *file;
     bool writable;
@@ -305,11 +322,19 @@ struct container {
     char state_damage[256];
     struct refcounts refcounts;
     struct space space;
+    /* References from the structures of a disk of the image's own, per cluster, and DISK_REFS_*;
+     * only while loading, NULL when it has none. */
+    uint32_t *disk_refs;
     struct directory directory;
     struct blob blob;
-    bool blob_claimed; /* the blob's clusters are referenced, whatever is in them */
+    bool blob_claimed;     /* the blob's clusters are referenced, whatever is in them */
+    uint32_t lost_bitmaps; /* see container_info */
+    bool mirror_lost; /* the disk uses its cluster: not to be written to, the next commit makes one
+                       */
+    bool spread;      /* the next commit may write its header block's later sectors first */
     uint64_t leaked_clusters;
-    uint64_t max_size; /* bytes; 0: no limit of ours */
+    uint64_t low_clusters; /* refcount below the number of references, at open */
+    uint64_t max_size;     /* bytes; 0: no limit of ours */
 
     struct run reserve_table; /* count 0: none */
     struct run reserve_blob;
@@ -422,6 +447,12 @@ void txn_free(struct container_txn *txn);
 /* Everything a commit needs before it writes: clusters, reserve, refcount blocks, bytes. */
 int commit_plan(struct container_txn *txn, const struct container_commit_options *options,
                 struct error *error);
+/* Puts the last good header back after a commit that failed in step 2. */
+int commit_settle_header(struct container *container, uint64_t *bytes_written, struct error *error);
+/* How the next commit lays out its header block, over one that is not ours (spread.c).  -ENOMEM. */
+int spread_plan(struct container *container, struct error *error);
+/* Bytes of a new header block, with so many bytes of padding data or 0 for none. */
+uint64_t spread_block_bytes(const struct header *header, uint64_t padding);
 /* Whatever must not be given to others even though no commit refers to it (reserve.c). */
 int reserve_take(struct container_txn *txn, struct run *reserve, uint64_t count,
                  struct run *ret_used, uint64_t *ret_start);
@@ -456,8 +487,12 @@ struct load_sink {
     uint64_t leaks;
 };
 
-int container_load(struct file *file, struct load_sink *sink, struct container **ret,
-                   struct error *error);
+enum load_flags {
+    LOAD_UNPREPARED = 1 << 0, /* an image without the draft's fields is fine */
+};
+
+int container_load(struct file *file, unsigned flags, struct load_sink *sink,
+                   struct container **ret, struct error *error);
 void container_unload(struct container *container); /* all but the file */
 void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
@@ -467,6 +502,16 @@ int load_bitmaps(struct container *container, struct load_sink *sink, uint64_t f
 int load_claim(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                const char *what, uint64_t offset, uint64_t bytes, struct error *error);
 void load_state_damaged(struct container *container, struct load_sink *sink, const char *why);
+/* -EBADMSG, or 1 when the sink took it and the caller is to go on without what is wrong. */
+int load_problem(struct load_sink *sink, struct error *error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Whether a structure of ours lies, if only in part, where the disk has something. */
+bool load_in_disk(const struct container *container, uint64_t offset, uint64_t bytes);
+/* References the clusters of the disk, if there is one that can be followed (disk.c). */
+int disk_follow(struct container *container, struct load_sink *sink, uint64_t file_bytes,
+                struct error *error);
+/* Step 2 of the start: the header block as read, written again and synced (container.c). */
+int container_prepare_writing(struct container *container, struct error *error);
 
 DEFINE_CLEANUP(struct container *, container_unload)
 DEFINE_CLEANUP(struct entry *, entry_free)

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reading a container into memory, for container_open() and container_check():
- * header block, refcount structures, mirror, state blob; load_bitmaps.c does
- * the rest.  Nothing is written here.
+ * header block, refcount structures, mirror, state blob; disk.c follows the
+ * image's own disk, load_bitmaps.c does the rest.  Nothing is written here.
  *
  * What is damaged decides how far the damage reaches:
  *
  *     header, refcount table or blocks, mirror's place,      -EBADMSG: nothing can be believed,
- *       two of them in one cluster                             above all not which cluster is free
+ *       two of them in one cluster, the tables of a            above all not which cluster is free
+ *       disk of the image's own
  *     state blob, bitmap table                               state_damage: every bitmap
  *     one bitmap's L1 table or clusters                      that bitmap
+ *     any of ours where the disk has something               as if it were damaged
  *
  * Memory: proportional to the file's size, since each structure must lie in
  * the file, and clusters that two structures claim are read for the first only.
@@ -42,9 +44,7 @@ void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const 
     }
 }
 
-/* -EBADMSG, or 1 when the sink took it and the caller is to go on without what is wrong. */
-static int __attribute__((format(printf, 3, 4)))
-problem(struct load_sink *sink, struct error *error, const char *format, ...)
+int load_problem(struct load_sink *sink, struct error *error, const char *format, ...)
 {
     struct error what;
     va_list args;
@@ -61,7 +61,7 @@ problem(struct load_sink *sink, struct error *error, const char *format, ...)
 
 /*
  * References the clusters of a structure that must have them to itself.
- * Returns 0, or as problem().
+ * Returns 0, or as load_problem().
  */
 int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes, const char *what,
                uint64_t offset, uint64_t bytes, struct error *error)
@@ -69,24 +69,25 @@ int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes,
     uint64_t size = cluster_bytes(c);
 
     if (offset & (size - 1)) {
-        return problem(sink, error, "%s: found offset %" PRIu64 ", expected a multiple of %" PRIu64,
-                       what, offset, size);
+        return load_problem(sink, error,
+                            "%s: found offset %" PRIu64 ", expected a multiple of %" PRIu64, what,
+                            offset, size);
     }
     if (offset > file_bytes || bytes > file_bytes - offset) {
-        return problem(sink, error,
-                       "%s: found offset %" PRIu64 " and length %" PRIu64
-                       ", expected both within the file's %" PRIu64 " bytes",
-                       what, offset, bytes, file_bytes);
+        return load_problem(sink, error,
+                            "%s: found offset %" PRIu64 " and length %" PRIu64
+                            ", expected both within the file's %" PRIu64 " bytes",
+                            what, offset, bytes, file_bytes);
     }
     uint64_t start = offset >> c->header.cluster_bits;
     uint64_t count = clusters_for(bytes, c->header.cluster_bits);
     int r = 0;
     for (uint64_t i = start; i < start + count && r == 0; i++) {
         if (c->space.refs[i] != 0) {
-            r = problem(sink, error,
-                        "%s at offset %" PRIu64 ": found cluster %" PRIu64
-                        " in use by another structure, expected it free",
-                        what, offset, i);
+            r = load_problem(sink, error,
+                             "%s at offset %" PRIu64 ": found cluster %" PRIu64
+                             " in use by another structure, expected it free",
+                             what, offset, i);
         }
     }
     if (r < 0) {
@@ -94,6 +95,20 @@ int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes,
     }
     space_ref(&c->space, start, count);
     return r;
+}
+
+bool load_in_disk(const struct container *c, uint64_t offset, uint64_t bytes)
+{
+    uint64_t start = offset >> c->header.cluster_bits;
+    uint64_t count = clusters_for(bytes, c->header.cluster_bits);
+
+    /* So early in a load, only clusters of the disk are pinned. */
+    for (uint64_t i = start; c->disk_refs && i < c->space.clusters && i - start < count; i++) {
+        if (c->space.refs[i] == REFS_PINNED) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static int load_refcount_table(struct container *c, struct load_sink *sink, uint64_t file_bytes,
@@ -110,11 +125,11 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
     rc->table_clusters = c->header.refcount_table_clusters;
     bytes = rc->table_clusters << rc->cluster_bits;
     if (rc->table_clusters == 0 || bytes > max_u64(REFCOUNT_TABLE_BYTES_MAX, size)) {
-        return problem(sink, error,
-                       "refcount table (header byte %u): found %" PRIu64
-                       " clusters, expected 1 to %" PRIu64,
-                       HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
-                       max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+        return load_problem(sink, error,
+                            "refcount table (header byte %u): found %" PRIu64
+                            " clusters, expected 1 to %" PRIu64,
+                            HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
+                            max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
     }
     r = load_claim(c, sink, file_bytes, "refcount table", rc->table_offset, bytes, error);
     if (r != 0) {
@@ -141,8 +156,8 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
         (void)snprintf(what, sizeof what, "refcount table entry %" PRIu32 " at offset %" PRIu64, i,
                        rc->table_offset + (uint64_t)i * REFCOUNT_TABLE_ENTRY_BYTES);
         r = value & REFCOUNT_TABLE_RESERVED
-                ? problem(sink, error, "%s: found 0x%" PRIx64 ", expected bits 0 to 8 clear", what,
-                          value)
+                ? load_problem(sink, error, "%s: found 0x%" PRIx64 ", expected bits 0 to 8 clear",
+                               what, value)
                 : load_claim(c, sink, file_bytes, what, value, size, error);
         if (r < 0) {
             return r;
@@ -218,11 +233,24 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
             uint64_t cluster = first + i;
             bool inside = cluster < c->space.clusters;
             uint64_t have = refcount_get(counters, rc->order, i);
-            uint64_t want = inside ? min_u64(c->space.refs[cluster], max) : 0;
+            uint32_t disk = inside && c->disk_refs && c->space.refs[cluster] == REFS_PINNED
+                                ? c->disk_refs[cluster] & DISK_REFS_COUNT
+                                : 0;
+            uint64_t want = inside ? min_u64(disk ? disk : c->space.refs[cluster], max) : 0;
             if (have == want) {
                 continue;
             }
-            if (have < want) {
+            c->low_clusters += have < want;
+            if (disk) {
+                /* QEMU's business, but that nobody may take a cluster in use for free. */
+                if (have == 0) {
+                    rc->uncovered |= !exists;
+                    refcounts_flag(rc, b, REFCOUNT_RAISE);
+                }
+                difference_add(&d, sink, cluster, have, want);
+            } else if (have < want) {
+                /* We raise before we refer; whoever lowers is somebody else. */
+                c->foreign_write |= c->header.has_private;
                 rc->uncovered |= !exists;
                 refcounts_flag(rc, b, REFCOUNT_RAISE);
                 difference_add(&d, sink, cluster, have, want);
@@ -268,6 +296,14 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
         load_state_damaged(c, sink, why.text);
         return 0;
     }
+    if (load_in_disk(c, p->state_offset, p->state_bytes)) {
+        (void)error_set(&why, -EBADMSG,
+                        "state blob at offset %" PRIu64
+                        ": found its clusters in use by the image's disk",
+                        p->state_offset);
+        load_state_damaged(c, sink, why.text);
+        return 0;
+    }
     r = load_claim(c, sink, file_bytes, "state blob", p->state_offset, p->state_bytes, error);
     if (r != 0) {
         return r;
@@ -291,20 +327,59 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
     return 0;
 }
 
+/*
+ * A program that freed our clusters may have given them to the disk since.
+ * That costs what was in them, but the container goes on: so for the mirror
+ * here, for the blob above, for table and L1 tables in load_bitmaps.c.
+ */
+static int load_mirror(struct container *c, struct load_sink *sink, uint64_t file_bytes,
+                       struct error *error)
+{
+    uint64_t offset = c->header.private.mirror_offset;
+
+    if (load_in_disk(c, offset, cluster_bytes(c))) {
+        c->mirror_lost = true;
+        sink_report(sink, true, 1,
+                    "mirror at offset %" PRIu64 ": found its cluster in use by the image's disk",
+                    offset);
+        return 0;
+    }
+    return load_claim(c, sink, file_bytes, "mirror", offset, cluster_bytes(c), error);
+}
+
+/* Whether a short header is fine, for whom. */
+static int load_check_prepared(const struct header *h, unsigned flags, struct error *error)
+{
+    if (h->length >= HEADER_BYTES_MIN || (flags & LOAD_UNPREPARED)) {
+        return 0;
+    }
+    if (h->has_private) {
+        return error_set(error, -EBADMSG,
+                         "header at offset 0, header_length (byte %u): found %" PRIu32
+                         ", expected at least %u",
+                         HEADER_LENGTH, h->length, HEADER_BYTES_MIN);
+    }
+    return error_set(error, -ENOTSUP,
+                     "a qcow2 image without room for bitmaps in its header; 'bitmapctl container "
+                     "create --internal FILE' prepares it");
+}
+
 /* After the structures, so that their clusters are known. */
 static int load_checked(struct container *c, struct load_sink *sink, uint64_t file_bytes,
                         struct error *error)
 {
-    uint64_t size = cluster_bytes(c);
     int r;
 
     space_ref(&c->space, 0, 1);
     r = load_refcount_table(c, sink, file_bytes, error);
+    if (r >= 0) {
+        r = disk_follow(c, sink, file_bytes, error);
+    }
     if (r < 0) {
         return r;
     }
     if (c->header.has_private) {
-        r = load_claim(c, sink, file_bytes, "mirror", c->header.private.mirror_offset, size, error);
+        r = load_mirror(c, sink, file_bytes, error);
         if (r >= 0) {
             r = load_blob(c, sink, file_bytes, error);
         }
@@ -319,8 +394,8 @@ static int load_checked(struct container *c, struct load_sink *sink, uint64_t fi
     return load_compare_refcounts(c, sink, error);
 }
 
-int container_load(struct file *file, struct load_sink *sink, struct container **ret,
-                   struct error *error)
+int container_load(struct file *file, unsigned flags, struct load_sink *sink,
+                   struct container **ret, struct error *error)
 {
     CLEANUP(container_unloadp) struct container *c = calloc(1, sizeof *c);
     uint64_t file_bytes, clusters;
@@ -334,7 +409,12 @@ int container_load(struct file *file, struct load_sink *sink, struct container *
     if (r < 0) {
         return error_set_errno(error, r, "cannot tell the container's size");
     }
-    r = header_find(file, file_bytes, &c->header, &c->used_mirror, error);
+    /* What is not a container yet has no mirror; a guest may have made something look like one. */
+    r = flags & LOAD_UNPREPARED ? header_read(file, file_bytes, 0, &c->header, error)
+                                : header_find(file, file_bytes, &c->header, &c->used_mirror, error);
+    if (r == 0) {
+        r = load_check_prepared(&c->header, flags, error);
+    }
     if (r < 0) {
         return r;
     }
@@ -342,7 +422,9 @@ int container_load(struct file *file, struct load_sink *sink, struct container *
         return -ENOTSUP; /* a check that knows half of the references would cry wolf */
     }
     c->fields_restored = c->header.fields_restored;
-    c->foreign_write = c->header.has_private && !(c->header.autoclear & AUTOCLEAR_OURS);
+    c->foreign_write = c->header.has_private &&
+                       (!c->header.crc_good ||
+                        (c->header.snapshots == 0 && !(c->header.autoclear & AUTOCLEAR_OURS)));
     if (c->header.bitmaps > CONTAINER_BITMAPS_MAX) {
         return error_set(error, -EBADMSG,
                          "header, nb_dirty_bitmaps (byte %u): found %" PRIu32
@@ -365,6 +447,7 @@ int container_load(struct file *file, struct load_sink *sink, struct container *
                     c->header.private.mirror_offset);
     }
     r = load_checked(c, sink, file_bytes, error);
+    free(STEAL(c->disk_refs));
     if (r < 0) {
         return r;
     }
@@ -384,6 +467,7 @@ void container_unload(struct container *c)
     blob_deinit(&c->blob);
     refcounts_deinit(&c->refcounts);
     space_deinit(&c->space);
+    free(c->disk_refs);
     runs_deinit(&c->limbo);
     header_deinit(&c->header);
     free(c);

@@ -207,6 +207,16 @@ static void drop_unlistable(struct load *l)
     l->n = kept;
 }
 
+/* Of a table in clusters that are not ours any more, nothing is kept, above all not the clusters.
+ */
+static void drop_all(struct load *l)
+{
+    for (uint32_t i = 0; i < l->n; i++) {
+        entry_free(l->entries[i]);
+    }
+    l->n = 0;
+}
+
 static int load_table(struct load *l)
 {
     struct container *c = l->container;
@@ -232,7 +242,19 @@ static int load_table(struct load *l)
         drop_unlistable(l);
     }
     uint64_t bytes = table_bytes(l->entries, l->n);
-    if (bytes > 0) {
+    c->lost_bitmaps = c->header.bitmaps - l->n;
+    if (load_in_disk(c, c->header.table_offset, bytes)) {
+        (void)error_set(&why, -EBADMSG,
+                        "bitmap table at offset %" PRIu64
+                        ": found its clusters in use by the image's disk",
+                        c->header.table_offset);
+        if (!c->header.has_private && !l->sink) {
+            return error_set(l->error, -EBADMSG, "%s", why.text);
+        }
+        load_state_damaged(c, l->sink, why.text);
+        drop_all(l);
+        c->lost_bitmaps = c->header.bitmaps;
+    } else if (bytes > 0) {
         r = load_claim(c, l->sink, l->file_bytes, "bitmap table", c->header.table_offset, bytes,
                        l->error);
         if (r < 0) {

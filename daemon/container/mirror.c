@@ -6,7 +6,8 @@
  *   has our extension and a good CRC               is believed
  *   has our extension with its own CRC good, and   was rewritten by another program, which had to
  *     the autoclear bit is gone                    clear the bit: believed, draft fields from the
- *                                                  extension's copy; the caller sees the bit
+ *                                                  extension's copy; the caller sees the bit.  But
+ *                                                  torn, if the mirror has the same first sector
  *   has neither our extension nor our bit          is a foreign tool's: believed
  *   is anything else                               is damaged: the mirror is believed
  *
@@ -17,6 +18,11 @@
  * search ends early in a file that is too large to be read through just because
  * somebody named the wrong one; where we make containers, the mirror is near
  * the front.
+ *
+ * An image with a disk of its own is never searched: its guest writes into it
+ * what it likes, and a mirror that is older than the disk would cost the disk.
+ * Where the extension names it, the mirror of such an image has to agree with
+ * the header about the disk.
  */
 #include "daemon/container/internal.h"
 
@@ -98,11 +104,49 @@ static int mirror_search(struct file *file, uint64_t file_bytes, struct header *
     return 0;
 }
 
+/* Whether what stands at byte 0, damaged or not for us, is the header of an image with a disk. */
+static bool heads_a_disk(struct file *file, uint64_t file_bytes)
+{
+    uint8_t bytes[HEADER_BYTES_QCOW2];
+
+    if (file_bytes < sizeof bytes || file_read(file, bytes, sizeof bytes, 0) < 0) {
+        return false;
+    }
+    return load_be32(bytes + HEADER_MAGIC) == HEADER_MAGIC_VALUE &&
+           (load_be64(bytes + HEADER_VIRTUAL_SIZE) != 0 ||
+            load_be32(bytes + HEADER_L1_ENTRIES) != 0);
+}
+
+static bool same_disk(const struct header *a, const struct header *b)
+{
+    return a->virtual_size == b->virtual_size && a->l1_entries == b->l1_entries &&
+           a->l1_offset == b->l1_offset && a->snapshots == b->snapshots &&
+           a->snapshots_offset == b->snapshots_offset;
+}
+
+/*
+ * In an image with snapshots there is no bit to tell a header that another
+ * program wrote from one of ours that was torn.  Another program changes the
+ * first sector, which in ours is the one that cannot be torn.
+ */
+static bool is_torn(struct file *file, uint64_t file_bytes, const struct header *h)
+{
+    CLEANUP(header_deinit) struct header mirror = {0};
+
+    if (!h->has_private || !h->private_crc_good || h->crc_good ||
+        mirror_read(file, file_bytes, h->private.mirror_offset, &h->private.uuid, &mirror, NULL) <
+            0) {
+        return false;
+    }
+    size_t bytes = min_u64(SECTOR_BYTES, min_u64(h->block_bytes, mirror.block_bytes));
+    return memcmp(h->block, mirror.block, bytes) == 0;
+}
+
 int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool *ret_used_mirror,
                 struct error *error)
 {
     CLEANUP(header_deinit) struct header h = {0};
-    struct header mirror;
+    CLEANUP(header_deinit) struct header mirror = {0};
     struct error why = {{0}};
     int r;
 
@@ -116,7 +160,7 @@ int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool
     if (r == 0) {
         bool bit = h.autoclear & AUTOCLEAR_OURS;
         bool believed = h.has_private ? h.crc_good || (h.private_crc_good && !bit) : !bit;
-        if (believed) {
+        if (believed && !is_torn(file, file_bytes, &h)) {
             *ret = h;
             h = (struct header){0};
             *ret_used_mirror = false;
@@ -136,7 +180,7 @@ int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool
             return error_set(error, r, "%s, and %s", why.text, second.text);
         }
     } else {
-        r = mirror_search(file, file_bytes, &mirror);
+        r = heads_a_disk(file, file_bytes) ? -ENOENT : mirror_search(file, file_bytes, &mirror);
         if (r == -ENOENT) {
             return error_set(error, -EBADMSG, "%s", why.text);
         }
@@ -144,7 +188,14 @@ int header_find(struct file *file, uint64_t file_bytes, struct header *ret, bool
     if (r < 0) {
         return error_set_errno(error, r, "%s, and its mirror cannot be read", why.text);
     }
+    if (header_has_disk(&mirror) && !(pointer_good && same_disk(&h, &mirror))) {
+        return error_set(error, -EBADMSG,
+                         "%s, and its mirror at offset %" PRIu64
+                         " may be older than the image's disk",
+                         why.text, mirror.private.mirror_offset);
+    }
     *ret = mirror;
+    mirror = (struct header){0};
     *ret_used_mirror = true;
     return 0;
 }

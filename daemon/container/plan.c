@@ -123,13 +123,15 @@ static int plan_header(struct container_txn *txn, const struct container_commit_
     h->block = NULL;
     h->block_bytes = 0;
     if (!h->has_private) {
-        /* A foreign tool's container becomes ours. */
+        /* A foreign tool's container becomes ours, or an image one. */
         h->has_private = true;
         h->private = (struct private_extension){0};
         r = container_new_uuid(&h->private.uuid);
         if (r < 0) {
             return error_set_errno(error, r, "cannot make a UUID");
         }
+    }
+    if (h->private.mirror_offset == 0 || c->mirror_lost) {
         r = txn_take(txn, 1, &mirror, error);
         if (r < 0) {
             return r;
@@ -171,7 +173,7 @@ static int plan_bytes(struct container_txn *txn, const struct container_commit_o
     h->private.bitmaps = h->bitmaps;
     h->private.table_offset = h->table_offset;
     h->fields_restored = false;
-    h->autoclear = (h->autoclear & AUTOCLEAR_KEPT) | AUTOCLEAR_OURS;
+    h->autoclear = header_autoclear(h);
 
     r = directory_init(&txn->directory, txn->entries, txn->n_entries);
     if (r < 0) {

@@ -109,7 +109,7 @@ void space_mark(struct space *space, uint64_t start, uint64_t count, uint8_t val
     }
 }
 
-static int space_extend(struct space *space, uint64_t clusters)
+int space_extend(struct space *space, uint64_t clusters)
 {
     if (clusters > space->limit) {
         return -ENOSPC;

@@ -73,6 +73,12 @@ void start_judge(struct model *model, const struct container_info *info,
                     "prove intact is kept",
                     model->container_path);
     }
+    if (info->lost_bitmaps > 0) {
+        log_error("container %s: %" PRIu32
+                  " bitmaps are lost with their names, and drives that had "
+                  "no others; whoever asks for them is told that there are none",
+                  model->container_path, info->lost_bitmaps);
+    }
     if (!info->clean) {
         judge_unclean(model, info, replayed, sequence);
     }
@@ -133,15 +139,18 @@ void start_report(struct model *model, const struct container_info *info,
                        replayed->records, replayed->marks, replayed->dirtied,
                        replayed->elapsed_ns / 1000000);
     }
-    char unknown[(REPORT_NAMED + 1) * REPORT_NAMED_BYTES] = "";
+    char unknown[(REPORT_NAMED + 1) * REPORT_NAMED_BYTES] = "", lost[32] = "";
     uint32_t count = name_unknown(model, unknown, sizeof unknown);
+    if (info->lost_bitmaps > 0) {
+        (void)snprintf(lost, sizeof lost, ", %" PRIu32 " lost", info->lost_bitmaps);
+    }
     (void)snprintf(model->start_report, sizeof model->start_report,
-                   "%s%s, %u drives, %u bitmaps, %u unknown%s",
+                   "%s%s, %u drives, %u bitmaps, %u unknown%s%s",
                    made          ? "new container"
                    : info->clean ? "clean container"
                                  : "container was not closed cleanly",
-                   journal, model->drives_count, model->bitmaps_count, count, unknown);
-    if (count > 0) {
+                   journal, model->drives_count, model->bitmaps_count, count, lost, unknown);
+    if (count > 0 || info->lost_bitmaps > 0) {
         log_warning("%s", model->start_report);
     } else {
         log_info("%s", model->start_report);

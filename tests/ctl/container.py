@@ -300,7 +300,7 @@ class Check(Scratch):
 
 
 class Locks(Scratch):
-    """QEMU's locks, as a daemon holds them: 100 + p is held, 200 + p is not shared."""
+    """QEMU's locks: 100 + p is held, 200 + p is not shared; a daemon of ours locks 300 as well."""
 
     def lock(self, *offsets):
         file = open(self.path, "rb")
@@ -312,8 +312,14 @@ class Locks(Scratch):
 
     def test_beside_a_writer(self):
         self.create()
-        self.lock(100, 101, 103, 201, 203)
+        self.lock(300, 101, 103, 201, 203)
         self.assertEqual(self.info()["bitmaps"], [])
+        self.check_fails(5, "check", self.path)
+
+    def test_beside_a_writer_that_is_no_bitmapd(self):
+        self.create()
+        self.lock(100, 101, 103, 201, 203)
+        self.assertIn("in use", self.check_fails(5, "info", self.path).err)
         self.check_fails(5, "check", self.path)
 
     def test_beside_a_reader(self):

@@ -21,7 +21,7 @@ COMMANDS = {
 ABSENT = [
     "checkpoint list", "checkpoint create c d", "checkpoint delete d c", "export", "import",
     "metrics", "drive adopt d", "container compact f", "map d --since c", "map d/n --since c",
-    "map d/n --until c", "container create f --internal",
+    "map d/n --until c",
 ]  # fmt: skip
 
 # A good line for each command, and bad ones.
@@ -140,7 +140,7 @@ class Usage(unittest.TestCase):
         for line in ABSENT:
             self.check(line.split())
         for word in ("checkpoint", "export", "import", "metrics", "adopt", "compact", "--repair",
-                     "--internal", "--since", "--until"):  # fmt: skip
+                     "--since", "--until"):  # fmt: skip
             self.assertNotIn(word, text)
 
     def test_diagnostics_are_one_line_whatever_the_words(self):
