@@ -159,6 +159,12 @@ static int dir_allocate(struct file *file, uint64_t offset, uint64_t length)
     return prepare(h, true) ? file_allocate(simdisk_file(h->disk), offset, length) : -EIO;
 }
 
+static int dir_punch(struct file *file, uint64_t offset, uint64_t length)
+{
+    struct handle *h = (struct handle *)file;
+    return prepare(h, true) ? file_punch(simdisk_file(h->disk), offset, length) : -EIO;
+}
+
 static int dir_identity(struct file *file, struct file_identity *ret)
 {
     *ret = (struct file_identity){.inode = ((struct handle *)file)->inode};
@@ -183,6 +189,7 @@ static const struct file_ops dir_ops = {
     .size = dir_size,
     .truncate = dir_truncate,
     .allocate = dir_allocate,
+    .punch = dir_punch,
     .identity = dir_identity,
     .descriptor = dir_descriptor,
     .close = dir_close,
@@ -488,48 +495,12 @@ bool simdir_failed(const struct simdir *dir)
     return dir->failed;
 }
 
-/* What differs between nothing kept and all kept was in the cache. */
-static struct simdisk *destroyed(const struct simdisk *disk, uint64_t *random)
-{
-    struct simdisk *old = simdisk_crash(disk, SIMDISK_DROP, 1);
-    struct simdisk *new = simdisk_crash(disk, SIMDISK_KEEP, 1);
-    uint64_t old_size, new_size;
-    uint8_t *was = simdisk_bytes(old, &old_size), *is = simdisk_bytes(new, &new_size);
-
-    for (uint64_t at = 0; at < new_size; at += 4096) {
-        uint64_t length = new_size - at < 4096 ? new_size - at : 4096;
-        uint64_t common = at >= old_size ? 0 : old_size - at < length ? old_size - at : length;
-
-        if (common == length && memcmp(was + at, is + at, length) == 0) {
-            continue;
-        }
-        switch (simdisk_random(random) % 3) {
-        case 0:
-            memset(is + at, 0, length);
-            memcpy(is + at, was + at, common);
-            break;
-        case 1:
-            break;
-        default:
-            for (uint64_t i = 0; i < length; i++) {
-                is[at + i] = (uint8_t)simdisk_random(random);
-            }
-        }
-    }
-    struct simdisk *after = simdisk_from(is, new_size, 1);
-    simdisk_free(old);
-    simdisk_free(new);
-    return after;
-}
-
 static struct simdisk *disk_after(struct simdisk *disk, enum simdir_fate fate, uint64_t *random)
 {
     switch (fate) {
     case SIMDIR_KILL:
     case SIMDIR_EVICT:
         return simdisk_clone(disk, fate == SIMDIR_EVICT, simdisk_random(random));
-    case SIMDIR_DESTROY:
-        return destroyed(disk, random);
     case SIMDIR_MASK: {
         struct simdisk *after = simdisk_crash(disk, SIMDISK_MASK, *random);
         *random >>= simdisk_unsynced(disk);
