@@ -15,7 +15,11 @@
 #define PEEK_BYTES    512u
 #define LOAD_ATTEMPTS 5u
 
-/* The mirror, when it is not the header's copy: a crash may have left it torn or ahead. */
+/*
+ * The mirror, when it is not the header's copy: a crash may have left it torn
+ * or ahead.  Only once the header is durable: while the one is being written,
+ * the other is all there is.
+ */
 static int refresh_mirror(struct container *c, struct error *error)
 {
     uint64_t offset = c->header.private.mirror_offset;
@@ -30,6 +34,9 @@ static int refresh_mirror(struct container *c, struct error *error)
     r = file_read(c->file, now, bytes, offset);
     if (r == 0 && memcmp(now, c->header.block, bytes) != 0) {
         r = write_header_block(c->file, &c->header, offset, &written);
+        if (r == 0) {
+            r = file_datasync(c->file);
+        }
     }
     if (r < 0) {
         return error_set_errno(error, r, "cannot refresh the header's mirror at offset %" PRIu64,
@@ -49,6 +56,10 @@ static int prepare_writing(struct container *c, struct error *error)
     if (r < 0) {
         return error_set_errno(error, r, "cannot write the header");
     }
+    r = file_datasync(c->file);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot sync the header");
+    }
     /* Beside a block that another program rewrote, the mirror is the older truth: it stays until
      * the next commit. */
     if (c->header.has_private && c->header.crc_good && !c->used_mirror) {
@@ -56,10 +67,6 @@ static int prepare_writing(struct container *c, struct error *error)
         if (r < 0) {
             return r;
         }
-    }
-    r = file_datasync(c->file);
-    if (r < 0) {
-        return error_set_errno(error, r, "cannot sync the header");
     }
     c->writable = true;
     return 0;
