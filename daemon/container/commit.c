@@ -10,8 +10,8 @@
  *   -  clusters of bits are written as    the old commit; free clusters have new content
  *      the transaction goes on
  *   1a raise refcounts                    the old commit; counters too high: leaks
- *   1b write new refcount blocks, sync;   the old commit; blocks nobody refers to (leaks), or with
- *      write their table entries          a table entry and, since 1a is durable by then, a count
+ *   1b write new refcount blocks, and a   the old commit; nobody refers to them
+ *      new refcount table for them
  *   1c write L1 tables, bitmap table,     the old commit
  *      state blob
  *   1d write the new block to the mirror  the old commit; the mirror is torn, old or new, and is
@@ -246,7 +246,9 @@ static void adopt_refcount_table(struct container_txn *txn)
     if (txn->new_refcount_table.count == 0) {
         return;
     }
-    memcpy(grown->blocks, old->blocks, old->n_blocks * sizeof *grown->blocks);
+    for (uint32_t i = 0; i < old->n_blocks && i < grown->n_blocks; i++) {
+        grown->blocks[i] = old->blocks[i]; /* what is cut off had no block */
+    }
     memcpy(grown->pending, old->pending, old->n_pending * sizeof *grown->pending);
     grown->n_pending = old->n_pending;
     for (size_t i = 0; i < txn->n_new_blocks; i++) {

@@ -165,9 +165,7 @@ struct refcounts {
     uint32_t n_blocks;
     uint32_t *pending; /* indices of blocks with flags; room for n_blocks */
     uint32_t n_pending;
-    bool table_rewrite;  /* step 1 must write the table again */
-    bool table_unsynced; /* entries written since the last good sync */
-    bool uncovered;      /* some referenced cluster had no block at open */
+    bool uncovered; /* some referenced cluster had no block at open */
 };
 
 uint64_t refcount_get(const uint8_t *block, uint32_t order, uint64_t index);
@@ -381,10 +379,9 @@ struct container_txn {
 
     struct new_block *new_blocks;
     size_t n_new_blocks;
-    size_t n_installed; /* of them: part of the refcount table, commit or not */
-    uint64_t *planned;  /* by index: cluster of a new block, 0 = none */
+    uint64_t *planned; /* by index: cluster of a new block, 0 = none */
     uint64_t n_planned;
-    struct run new_refcount_table; /* count 0: the old one has room */
+    struct run new_refcount_table; /* count 0: no new blocks */
     struct refcounts grown;        /* what replaces the container's then */
 
     bool header_attempted;

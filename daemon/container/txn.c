@@ -573,7 +573,7 @@ void container_abort(struct container_txn *txn)
     for (size_t i = 0; i < txn->fresh.n; i++) {
         give_back(c, in_doubt, txn->fresh.items[i].start, txn->fresh.items[i].count);
     }
-    for (size_t i = txn->n_installed; i < txn->n_new_blocks; i++) {
+    for (size_t i = 0; i < txn->n_new_blocks; i++) {
         give_back(c, in_doubt, txn->new_blocks[i].cluster, 1);
     }
     reserve_aborted(txn, !in_doubt);
