@@ -265,6 +265,7 @@ static void release(struct container *c, const struct runs *runs)
     for (size_t i = 0; i < runs->n; i++) {
         space_unref(&c->space, runs->items[i].start, runs->items[i].count);
         refcounts_flag_run(&c->refcounts, &runs->items[i], REFCOUNT_LOWER);
+        punch_later(c, runs->items[i].start, runs->items[i].count);
     }
 }
 
@@ -343,6 +344,7 @@ int container_commit(struct container_txn *txn, const struct container_commit_op
     /* Step 3.  What cannot be written now keeps its flag for the next commit. */
     (void)refcounts_write_pending(&c->refcounts, c->file, &c->space, txn->buffer, false,
                                   &txn->stats.bytes_written);
+    punch_committed(c);
     if (ret_stats) {
         *ret_stats = txn->stats;
     }

@@ -317,6 +317,10 @@ struct container {
     bool header_uncertain;
     struct runs limbo; /* clusters of the commit it would have made */
 
+    struct runs freed;        /* since the last commit began */
+    struct runs freed_before; /* by the commit before it: those that are still free get punched */
+    bool no_punch;            /* the file system cannot */
+
     struct container_txn *txn;
 };
 
@@ -426,6 +430,11 @@ int reserve_prepare(struct container_txn *txn, struct error *error);
 void reserve_committed(struct container_txn *txn, const struct run *old_table,
                        const struct run *old_blob);
 void reserve_aborted(struct container_txn *txn, bool restore);
+/* Clusters that became free, to be punched when the next commit has not taken them (punch.c). */
+void punch_later(struct container *container, uint64_t start, uint64_t count);
+void punch_committed(struct container *container); /* a commit is durable */
+/* Punches what is free in the runs, and empties the list; returns bytes. */
+uint64_t punch_runs(struct container *container, struct runs *runs);
 /* Refcount blocks for all clusters in use, and a table for them (cover.c). */
 int cover_plan(struct container_txn *txn, struct error *error);
 int cover_write(struct container_txn *txn, struct error *error);

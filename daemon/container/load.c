@@ -385,6 +385,8 @@ void container_unload(struct container *c)
     refcounts_deinit(&c->refcounts);
     space_deinit(&c->space);
     runs_deinit(&c->limbo);
+    runs_deinit(&c->freed);
+    runs_deinit(&c->freed_before);
     header_deinit(&c->header);
     free(c);
 }

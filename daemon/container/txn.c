@@ -556,6 +556,7 @@ static void give_back(struct container *c, bool in_doubt, uint64_t start, uint64
     if (!in_doubt) {
         space_unref(&c->space, start, count);
         refcounts_flag_run(&c->refcounts, &run, REFCOUNT_LOWER);
+        punch_later(c, start, count);
     } else {
         /* Without memory to remember them they stay in use until the container is opened again. */
         (void)runs_push(&c->limbo, start, count);
