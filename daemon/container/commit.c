@@ -46,7 +46,7 @@ static uint64_t padded_bytes(uint64_t bytes, uint32_t cluster_bits)
 
 struct run container_table_run(const struct container *c)
 {
-    uint64_t bytes = table_bytes(c->directory.entries, c->directory.n);
+    uint64_t bytes = c->table_shared ? 0 : table_bytes(c->directory.entries, c->directory.n);
 
     return (struct run){
         .start = c->header.table_offset >> c->header.cluster_bits,
@@ -299,6 +299,8 @@ static void adopt(struct container_txn *txn)
     c->blob = txn->blob;
     txn->blob = (struct blob){0};
     c->blob_claimed = true;
+    c->table_shared = false;
+    c->mirror_lost = false;
     c->state_damage[0] = '\0';
 
     free(c->header.block);

@@ -45,7 +45,7 @@ static int refresh_mirror(struct container *c, struct error *error)
     return 0;
 }
 
-static int prepare_writing(struct container *c, struct error *error)
+int container_prepare_writing(struct container *c, struct error *error)
 {
     int r;
 
@@ -62,7 +62,7 @@ static int prepare_writing(struct container *c, struct error *error)
     }
     /* Beside a block that another program rewrote, the mirror is the older truth: it stays until
      * the next commit. */
-    if (c->header.has_private && c->header.crc_good && !c->used_mirror) {
+    if (c->header.has_private && c->header.crc_good && !c->used_mirror && !c->mirror_lost) {
         r = refresh_mirror(c, error);
         if (r < 0) {
             return r;
@@ -117,7 +117,7 @@ int container_open(struct file *file, unsigned flags, struct container **ret, st
     if (flags & CONTAINER_OPEN_WRITE) {
         r = container_load(file, NULL, &c, error);
         if (r == 0) {
-            r = prepare_writing(c, error);
+            r = container_prepare_writing(c, error);
         }
     } else {
         r = load_stable(file, &c, error);

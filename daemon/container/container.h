@@ -246,6 +246,32 @@ int container_check(struct file *file,
                     void (*found)(void *opaque, bool corruption, const char *text), void *opaque,
                     struct container_check_report *ret, struct error *error);
 
+struct container_repair_calls {
+    void (*found)(void *opaque, bool corruption, const char *text); /* as container_check() */
+    void (*lost)(void *opaque, const char *text);                   /* one line for each loss */
+    void *opaque;
+};
+
+struct container_repair_report {
+    struct container_check_report left; /* after the repair */
+    uint64_t repaired;                  /* findings that are no more */
+    uint64_t losses;                    /* told to calls->lost */
+};
+
+/*
+ * Checks, and puts right what it finds, as repair.c tells: refcounts by the
+ * references, structures from what checksums prove, and what is beyond saving
+ * is dropped, told, and marked so that the bitmaps concerned count as unknown.
+ * Nothing is written to a file in which nothing is found.  UUID, commit id,
+ * applied sequence and clean flag stay.
+ *
+ * A crash at any point leaves the container as it was found, or repaired.  The
+ * caller has locked the file for writing and lets go of it afterwards.  < 0: as
+ * container_check(), and what a commit can fail with; what was found is there.
+ */
+int container_repair(struct file *file, const struct container_repair_calls *calls,
+                     struct container_repair_report *ret, struct error *error);
+
 /*
  * QEMU's image locks (OFD locks on single bytes of the descriptor that does
  * the I/O): a writer takes and unshares WRITE and RESIZE, a reader takes

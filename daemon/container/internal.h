@@ -85,6 +85,7 @@ struct private_extension {
     struct file_identity identity;
     uint32_t bitmaps;      /* of the copied header fields */
     uint64_t table_offset; /* likewise */
+    uint32_t flags;        /* PRIVATE_STATE_LOST */
 };
 
 struct header {
@@ -220,6 +221,8 @@ struct entry {
     char *damage;       /* NULL: none */
     bool unreadable;    /* the damage was found at open */
     bool lost_earlier;  /* the state blob said so */
+    bool misnamed;      /* its name cannot be one */
+    bool shared;        /* a cluster of it is in use by something else, too */
     struct runs claims; /* what a lost L1 table may refer to: counted, never read */
     uint32_t index;     /* in directory.entries */
     struct edit *edit;  /* of the open transaction */
@@ -232,6 +235,8 @@ void entry_damage(struct entry *entry, const char *format, ...)
 /* L1 entries of a bitmap with this geometry; false when it is none of the draft's or our limits. */
 bool entry_geometry(uint64_t sectors, uint32_t granularity, uint32_t cluster_bits,
                     uint64_t *ret_l1_entries, struct error *error);
+/* Takes the damage back: what the entry says has been proved right. */
+void entry_trust(struct entry *entry);
 /* Bits of cluster @l1_index that stand for granules. */
 uint64_t entry_bits_in_cluster(const struct entry *entry, uint32_t cluster_bits, uint32_t l1_index);
 /* Whether all bits of @bytes bytes at @bits from bit @from on are 0. */
@@ -306,6 +311,9 @@ struct container {
     struct directory directory;
     struct blob blob;
     bool blob_claimed; /* the blob's clusters are referenced, whatever is in them */
+    bool table_shared; /* the bitmap table's clusters are something else's: not referenced for it */
+    bool mirror_lost;  /* not to be written to, the next commit makes one */
+    bool offline;      /* no reserve is kept: nobody goes on with the container */
     uint64_t leaked_clusters;
     uint64_t max_size; /* bytes; 0: no limit of ours */
 
@@ -356,6 +364,7 @@ struct container_txn {
     struct edit_index by_id;
     struct edit_index by_name;
     uint32_t n_entries; /* of the bitmap table after the commit */
+    bool state_lost;    /* the commit's payload is not the state, which nobody has */
     uint8_t *buffer;    /* one cluster */
     bool failed;
 
@@ -404,6 +413,18 @@ int edit_begin_foreign(struct container_txn *txn, uint32_t index, struct edit **
                        struct error *error);
 int edit_set_name(struct container_txn *txn, struct edit *edit, const char *name);
 
+/* txn.c */
+/* The bitmap gets a new L1 table; one that was lost, or has no CRCs, begins with nothing in it. */
+int edit_dirty(struct container_txn *txn, struct edit *edit);
+/* The same L1 table in another place.  It is not lost. */
+int edit_move_l1(struct container_txn *txn, struct edit *edit);
+/* The bitmap goes, with all that it refers to. */
+int edit_remove(struct container_txn *txn, struct edit *edit);
+/* Makes a slot unallocated. */
+int slot_release(struct container_txn *txn, struct entry *entry, struct slot *slot);
+/* Writes bits into a fresh cluster; the L1 table has to be dirty. */
+int slot_write(struct container_txn *txn, struct edit *edit, struct slot *slot, const void *bits,
+               size_t length_bytes, struct error *error);
 /* Takes clusters for the transaction.  -ENOSPC with words. */
 int txn_take(struct container_txn *txn, uint64_t count, uint64_t *ret_start, struct error *error);
 int txn_drop(struct container_txn *txn, uint64_t start, uint64_t count);
@@ -460,18 +481,29 @@ struct load_sink {
     void *opaque;
     uint64_t corruptions;
     uint64_t leaks;
+    /* Found: the refcount table, or what it leads to, cannot be used; two structures in one
+     * cluster, and which one is wrong is not known. */
+    bool refcounts_broken, overlap;
+    /* For a repair: what claims a cluster of something else gets no reference to it … */
+    bool repairing;
+    bool anew; /* … and the refcounts are not looked at */
 };
 
 int container_load(struct file *file, struct load_sink *sink, struct container **ret,
                    struct error *error);
 void container_unload(struct container *container); /* all but the file */
+/* Step 2 of the start: the header block as read, written again and synced (container.c). */
+int container_prepare_writing(struct container *container, struct error *error);
 void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+/* The load and whatever else container_check() looks at (check.c). */
+int check_all(struct file *file, struct load_sink *sink, struct error *error);
 int load_bitmaps(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                  struct error *error);
 /* References clusters that a structure must have to itself.  -EBADMSG, or 1 as told above. */
 int load_claim(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                const char *what, uint64_t offset, uint64_t bytes, struct error *error);
+void load_overlap(struct load_sink *sink); /* two structures are in one cluster */
 void load_state_damaged(struct container *container, struct load_sink *sink, const char *why);
 
 DEFINE_CLEANUP(struct container *, container_unload)

@@ -59,6 +59,13 @@ problem(struct load_sink *sink, struct error *error, const char *format, ...)
     return 1;
 }
 
+void load_overlap(struct load_sink *sink)
+{
+    if (sink) {
+        sink->overlap = true;
+    }
+}
+
 /*
  * References the clusters of a structure that must have them to itself.
  * Returns 0, or as problem().
@@ -83,16 +90,26 @@ int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes,
     int r = 0;
     for (uint64_t i = start; i < start + count && r == 0; i++) {
         if (c->space.refs[i] != 0) {
+            load_overlap(sink);
             r = problem(sink, error,
                         "%s at offset %" PRIu64 ": found cluster %" PRIu64
                         " in use by another structure, expected it free",
                         what, offset, i);
         }
     }
-    if (r < 0) {
+    if (r < 0 || (r > 0 && sink->repairing)) {
         return r;
     }
     space_ref(&c->space, start, count);
+    return r;
+}
+
+/* Returns what the problem came to. */
+static int refcounts_broken(struct load_sink *sink, int r)
+{
+    if (r > 0) {
+        sink->refcounts_broken = true;
+    }
     return r;
 }
 
@@ -106,19 +123,23 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
 
     rc->cluster_bits = c->header.cluster_bits;
     rc->order = c->header.refcount_order;
+    if (sink && sink->anew) {
+        return 0;
+    }
     rc->table_offset = c->header.refcount_table_offset;
     rc->table_clusters = c->header.refcount_table_clusters;
     bytes = rc->table_clusters << rc->cluster_bits;
     if (rc->table_clusters == 0 || bytes > max_u64(REFCOUNT_TABLE_BYTES_MAX, size)) {
-        return problem(sink, error,
-                       "refcount table (header byte %u): found %" PRIu64
-                       " clusters, expected 1 to %" PRIu64,
-                       HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
-                       max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+        r = problem(sink, error,
+                    "refcount table (header byte %u): found %" PRIu64
+                    " clusters, expected 1 to %" PRIu64,
+                    HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
+                    max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+        return refcounts_broken(sink, r);
     }
     r = load_claim(c, sink, file_bytes, "refcount table", rc->table_offset, bytes, error);
     if (r != 0) {
-        return r;
+        return refcounts_broken(sink, r);
     }
     table = malloc(bytes);
     rc->n_blocks = (uint32_t)(bytes / REFCOUNT_TABLE_ENTRY_BYTES);
@@ -144,7 +165,7 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
                 ? problem(sink, error, "%s: found 0x%" PRIx64 ", expected bits 0 to 8 clear", what,
                           value)
                 : load_claim(c, sink, file_bytes, what, value, size, error);
-        if (r < 0) {
+        if (refcounts_broken(sink, r) < 0) {
             return r;
         }
         if (r == 0) {
@@ -269,10 +290,15 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
         return 0;
     }
     r = load_claim(c, sink, file_bytes, "state blob", p->state_offset, p->state_bytes, error);
-    if (r != 0) {
+    if (r < 0) {
         return r;
     }
-    c->blob_claimed = true;
+    if (p->state_offset & (cluster_bytes(c) - 1)) {
+        load_state_damaged(c, NULL, "state blob: it does not stand at a cluster's start");
+        return 0;
+    }
+    /* In clusters of something else it may be whole all the same. */
+    c->blob_claimed = r == 0;
     bytes = malloc(p->state_bytes ? p->state_bytes : 1);
     if (!bytes) {
         return error_set_errno(error, -ENOMEM, "cannot read the state blob");
@@ -288,6 +314,9 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
         return 0;
     }
     bytes = NULL; /* the blob's now */
+    if (p->flags & PRIVATE_STATE_LOST) {
+        load_state_damaged(c, NULL, "the state was lost earlier");
+    }
     return 0;
 }
 
@@ -305,6 +334,7 @@ static int load_checked(struct container *c, struct load_sink *sink, uint64_t fi
     }
     if (c->header.has_private) {
         r = load_claim(c, sink, file_bytes, "mirror", c->header.private.mirror_offset, size, error);
+        c->mirror_lost = r > 0;
         if (r >= 0) {
             r = load_blob(c, sink, file_bytes, error);
         }

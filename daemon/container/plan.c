@@ -130,6 +130,8 @@ static int plan_header(struct container_txn *txn, const struct container_commit_
         if (r < 0) {
             return error_set_errno(error, r, "cannot make a UUID");
         }
+    }
+    if (h->private.mirror_offset == 0 || c->mirror_lost) {
         r = txn_take(txn, 1, &mirror, error);
         if (r < 0) {
             return r;
@@ -144,6 +146,7 @@ static int plan_header(struct container_txn *txn, const struct container_commit_
     h->private.clean = options->clean;
     h->private.boot_id = options->boot_id;
     h->private.identity = options->identity;
+    h->private.flags = txn->state_lost ? PRIVATE_STATE_LOST : 0;
     return 0;
 }
 

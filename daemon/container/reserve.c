@@ -79,6 +79,9 @@ int reserve_prepare(struct container_txn *txn, struct error *error)
     bool growing = txn->taken > txn->dropped;
     int r = 0, s = 0;
 
+    if (c->offline) {
+        return 0;
+    }
     /* What was used up comes back from the old commit's table and blob. */
     if (txn->used_reserve_table.count == 0) {
         r = reserve_grow(c, &c->reserve_table, txn->table_run.count + 1);
@@ -124,6 +127,9 @@ void reserve_committed(struct container_txn *txn, const struct run *old_table,
 
     release_rest(&c->space, &txn->used_reserve_table, txn->table_run.count);
     release_rest(&c->space, &txn->used_reserve_blob, txn->blob_run.count);
+    if (c->offline) {
+        return;
+    }
     replenish(&c->space, &c->reserve_table, old_table);
     replenish(&c->space, &c->reserve_blob, old_blob);
 }
