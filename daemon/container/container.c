@@ -16,9 +16,9 @@
 #define LOAD_ATTEMPTS 5u
 
 /*
- * The mirror, when it is not the header's copy: a crash may have left it torn
- * or ahead.  Only once the header is durable: while the one is being written,
- * the other is all there is.
+ * The mirror, when it is not the header's copy: a crash may have left it torn,
+ * or ahead, of a commit that is not complete.  It has to be durable before the
+ * header is written again, which a power failure may destroy.
  */
 static int refresh_mirror(struct container *c, struct error *error)
 {
@@ -52,14 +52,6 @@ int container_prepare_writing(struct container *c, struct error *error)
     if (header_refuses_writing(&c->header, error)) {
         return -ENOTSUP;
     }
-    r = file_write(c->file, c->header.block, c->header.block_bytes, 0);
-    if (r < 0) {
-        return error_set_errno(error, r, "cannot write the header");
-    }
-    r = file_datasync(c->file);
-    if (r < 0) {
-        return error_set_errno(error, r, "cannot sync the header");
-    }
     /* Beside a block that another program rewrote, the mirror is the older truth: it stays until
      * the next commit. */
     if (c->header.has_private && c->header.crc_good && !c->used_mirror && !c->mirror_lost) {
@@ -67,6 +59,14 @@ int container_prepare_writing(struct container *c, struct error *error)
         if (r < 0) {
             return r;
         }
+    }
+    r = file_write(c->file, c->header.block, c->header.block_bytes, 0);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot write the header");
+    }
+    r = file_datasync(c->file);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot sync the header");
     }
     c->writable = true;
     return 0;
