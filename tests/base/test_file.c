@@ -156,7 +156,9 @@ static void test_transfers(void **state)
 /* Blocks go, bytes become zeros, the size stays, neighbours too. */
 static void test_punch(void **state)
 {
-    enum { BLOCK = 65536 };
+    enum {
+        BLOCK = 65536
+    };
     static uint8_t bytes[3 * BLOCK], zeros[BLOCK];
     struct stat before, after;
     int fd = -1;
