@@ -353,3 +353,30 @@ int container_commit(struct container_txn *txn, const struct container_commit_op
     txn_free(txn);
     return 0;
 }
+
+int commit_again(struct container_txn *txn, struct error *error)
+{
+    struct container *c = txn->container;
+    const struct private_extension *p = &c->header.private;
+    struct container_commit_options options = {
+        .applied_seq = p->applied_seq,
+        .clean = p->clean,
+        .commit_id = p->commit_id,
+        .boot_id = p->boot_id,
+        .identity = p->identity,
+    };
+    int r = 0;
+
+    container_state(c, &options.state, &options.state_bytes);
+    txn->state_lost = c->state_damage[0] != '\0' || (p->flags & PRIVATE_STATE_LOST);
+    if (!c->header.has_private) {
+        /* A foreign tool's container becomes ours, and needs no journal. */
+        options.clean = true;
+        r = container_new_uuid(&options.commit_id);
+        if (r == 0) {
+            r = file_identity_of(c->file, &options.identity);
+        }
+    }
+    return r < 0 ? error_set_errno(error, r, "cannot commit")
+                 : container_commit(txn, &options, NULL, error);
+}

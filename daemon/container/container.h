@@ -235,7 +235,8 @@ struct container_check_report {
 
 /*
  * Verifies every refcount against a recount both ways, every offset, overlap,
- * reserved bit, CRC, tail bits, names, header against mirror.  Each finding is
+ * reserved bit, CRC, tail bits, names, header against mirror and the copy of its
+ * draft fields.  Each finding is
  * told to @found (may be NULL) as one line with structure, offset, found and
  * expected.  -ENOTSUP: the image has a disk of its own or snapshots, whose
  * clusters this version does not follow.
@@ -271,6 +272,21 @@ struct container_repair_report {
  */
 int container_repair(struct file *file, const struct container_repair_calls *calls,
                      struct container_repair_report *ret, struct error *error);
+
+struct container_compact_report {
+    uint64_t size_before, size_after; /* of the file, bytes */
+    uint64_t punched;                 /* bytes without blocks inside of it, at least */
+    uint64_t moved;                   /* clusters */
+};
+
+/*
+ * Moves what is behind to the front, cuts the file and punches holes where
+ * nothing is in use.  The container is the same afterwards, and at any crash
+ * in between.  The caller has locked the file for writing and lets go of it
+ * afterwards.  Errors as container_open(); -EBADMSG also for damage that a
+ * repair has to look at first.
+ */
+int container_compact(struct file *file, struct container_compact_report *ret, struct error *error);
 
 /*
  * QEMU's image locks (OFD locks on single bytes of the descriptor that does

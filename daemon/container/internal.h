@@ -444,6 +444,8 @@ void txn_free(struct container_txn *txn);
 /* Everything a commit needs before it writes: clusters, reserve, refcount blocks, bytes. */
 int commit_plan(struct container_txn *txn, const struct container_commit_options *options,
                 struct error *error);
+/* container_commit() of what was there, with its state, ids and flags (for offline work). */
+int commit_again(struct container_txn *txn, struct error *error);
 /* Whatever must not be given to others even though no commit refers to it (reserve.c). */
 int reserve_take(struct container_txn *txn, struct run *reserve, uint64_t count,
                  struct run *ret_used, uint64_t *ret_start);

@@ -290,35 +290,6 @@ static int repair_entry(struct repair *r, struct entry *e)
 
 /* ---- all of it ---- */
 
-static int repair_commit(struct repair *r)
-{
-    struct container *c = r->container;
-    const struct private_extension *p = &c->header.private;
-    struct container_commit_options options = {
-        .applied_seq = p->applied_seq,
-        .clean = p->clean,
-        .commit_id = p->commit_id,
-        .boot_id = p->boot_id,
-        .identity = p->identity,
-    };
-    int s;
-
-    container_state(c, &options.state, &options.state_bytes);
-    r->txn->state_lost = c->state_damage[0] != '\0';
-    if (!c->header.has_private) {
-        /* A foreign tool's container becomes ours, and needs no journal. */
-        options.clean = true;
-        s = container_new_uuid(&options.commit_id);
-        if (s == 0) {
-            s = file_identity_of(c->file, &options.identity);
-        }
-        if (s < 0) {
-            return error_set_errno(r->error, s, "cannot commit the repair");
-        }
-    }
-    return container_commit(r->txn, &options, NULL, r->error);
-}
-
 static int repair_run(struct repair *r)
 {
     struct container *c = r->container;
@@ -345,7 +316,7 @@ static int repair_run(struct repair *r)
         s = repair_entry(r, c->directory.entries[i]);
     }
     if (s == 0) {
-        s = repair_commit(r);
+        s = commit_again(r->txn, r->error);
     }
     if (s < 0) {
         container_abort(r->txn);
