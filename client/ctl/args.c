@@ -267,6 +267,7 @@ static int take_option(struct invocation *inv, enum option_id id, const char *va
     case OPTION_DISABLED:
     case OPTION_FORCE:
     case OPTION_HOLD:
+    case OPTION_REPAIR:
     case OPTION_STDIN:
     case OPTION_NONE:
     case OPTIONS:

@@ -24,6 +24,7 @@ const struct option_entry options[OPTIONS] = {
                             "bytes that one bit stands for, a power of two from 512 to 2G"},
     [OPTION_HOLD] = {"hold", 0, NULL, "leave the marks unsettled"},
     [OPTION_PATH] = {"path", 0, "FILE", "the image file or block device, which tells the size"},
+    [OPTION_REPAIR] = {"repair", 0, NULL, "put right what is found"},
     [OPTION_SIZE] = {"size", 0, "SIZE", "the drive's exact size in bytes"},
     [OPTION_STDIN] = {"stdin", 0, NULL,
                       "read ranges from standard input, one \"OFFSET LENGTH\" a line"},
@@ -294,14 +295,27 @@ const struct verb verbs[] = {
     {
         .noun = "container",
         .verb = "check",
-        .synopsis = "FILE",
+        .synopsis = "FILE [--repair]",
         .summary = "verify a container that no daemon has open",
-        .details = "Exit code: 0 clean, 1 could not check, 2 corrupt, 3 leaks only, 5 in use.",
+        .details = "Exit code: 0 clean, 1 could not check, 2 corrupt, 3 leaks only, 5 in use;\n"
+                   "with --repair it tells the state left behind.",
         .operands = {{OPERAND_FILE, "FILE"}},
         .operands_min = 1,
         .operands_max = 1,
+        .options = {OPTION_REPAIR},
         .usage_code = EXIT_FAILED,
         .run = image_check,
+    },
+    {
+        .noun = "container",
+        .verb = "compact",
+        .synopsis = "FILE",
+        .summary = "give back the space that a container does not use",
+        .details = "No daemon may have it open.",
+        .operands = {{OPERAND_FILE, "FILE"}},
+        .operands_min = 1,
+        .operands_max = 1,
+        .run = image_compact,
     },
 };
 

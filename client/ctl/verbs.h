@@ -42,6 +42,7 @@ enum option_id {
     OPTION_GRANULARITY,
     OPTION_HOLD,
     OPTION_PATH,
+    OPTION_REPAIR,
     OPTION_SIZE,
     OPTION_STDIN,
     OPTION_WRITER,
@@ -135,5 +136,6 @@ int daemon_reload(const struct invocation *invocation);
 int image_create(const struct invocation *invocation);
 int image_info(const struct invocation *invocation);
 int image_check(const struct invocation *invocation);
+int image_compact(const struct invocation *invocation);
 
 #endif
