@@ -3,6 +3,9 @@
  * `container check`: the load with a sink that hears of everything, then what
  * a load has no reason to look at: every cluster of bits, and the mirror.
  *
+ * Losses that a repair or a commit has noted (STATE_ENTRY_LOST, PRIVATE_STATE_LOST)
+ * are no findings: the container is as it should be, and tells them itself.
+ *
  * A mirror that is torn or ahead of the header is what a crash between two
  * steps of a commit leaves, so it is told, but ranks with the leaks: the next
  * open for writing puts it right.
