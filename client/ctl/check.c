@@ -137,6 +137,9 @@ int image_check(const struct invocation *inv)
 
     int r = check(inv, &job, &report, &error);
     if (r < 0) {
+        if (job.begun) {
+            output_print("]}\n"); /* well-formed, but without a sum */
+        }
         (void)image_report("check", r, &error);
         return r == -EBUSY ? CHECK_BUSY : CHECK_FAILED;
     }

@@ -69,6 +69,7 @@ static int reserve_grow(struct container *c, struct run *reserve, uint64_t need)
     }
     space_mark(&c->space, run.start, run.count, REFS_RESERVED);
     space_mark(&c->space, reserve->start, reserve->count, 0);
+    punch_later(c, reserve->start, reserve->count);
     *reserve = run;
     return 0;
 }

@@ -423,6 +423,54 @@ static void crash_anywhere(void **state)
     printf("%u stop points\n", stops);
 }
 
+/* The same with destroyed blocks of 4096 bytes, of which header and mirror each have their own. */
+static void crash_with_destroyed_blocks(void **state)
+{
+    struct simdisk *made = test_container(12, seed);
+    struct container *c = test_open(made, CONTAINER_OPEN_WRITE);
+    struct container_txn *t;
+    struct container_repair_report report;
+    struct told told;
+    struct error e;
+    uint64_t size;
+
+    (void)state;
+    OK(container_begin(c, &t, &e), e);
+    OK(container_txn_add(t, 1, "a", 512, UINT64_C(8) * 4096 * 9, &e), e);
+    for (uint32_t i = 0; i < 9; i++) {
+        OK(container_txn_write(t, 1, i, "bits", 4, &e), e);
+    }
+    OK(test_commit(t, "the payload", &e), e);
+    uint64_t digest = test_digest(c);
+    container_close(c);
+    const uint8_t *sound = simdisk_bytes(made, &size);
+    for (unsigned i = 0; i < 3; i++) {
+        bool stopped = true;
+        for (uint64_t stop = 1; stopped; stop++) {
+            for (uint64_t s = 0; s < 20; s++) {
+                struct simdisk *disk = simdisk_from(sound, size, seed);
+                b = simdisk_bytes(disk, &size);
+                memset(b + i * 4096, 0xab, 4096); /* header, refcount table, refcount block */
+                struct simdisk *synced = simdisk_from(b, size, seed);
+                simdisk_free(disk);
+                simdisk_stop_at(synced, stop);
+                (void)run_repair(synced, &told, &report, &e);
+                stopped = simdisk_stopped(synced);
+                struct simdisk *found = simdisk_crash(synced, SIMDISK_DESTROY, seed + s);
+                OK(run_repair(found, &told, &report, &e), e);
+                assert_int_equal(report.left.corruptions + report.left.leaks, 0);
+                assert_int_equal(report.losses, 0);
+                c = test_open(found, 0);
+                assert_int_equal(test_digest(c), digest);
+                container_close(c);
+                simdisk_free(found);
+                simdisk_free(synced);
+            }
+        }
+    }
+    simdisk_free(made);
+}
+
 /* Any call fails: an error with words, and nothing is worse than before. */
 static void calls_fail(void **state)
 {
@@ -499,6 +547,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind),
         cmocka_unit_test(crash_anywhere),
+        cmocka_unit_test(crash_with_destroyed_blocks),
         cmocka_unit_test(calls_fail),
         cmocka_unit_test(unknown_references_are_kept),
     };
