@@ -249,7 +249,9 @@ static void adopt_refcount_table(struct container_txn *txn)
     for (uint32_t i = 0; i < old->n_blocks && i < grown->n_blocks; i++) {
         grown->blocks[i] = old->blocks[i]; /* what is cut off had no block */
     }
-    memcpy(grown->pending, old->pending, old->n_pending * sizeof *grown->pending);
+    for (uint32_t i = 0; i < old->n_pending; i++) {
+        grown->pending[i] = old->pending[i];
+    }
     grown->n_pending = old->n_pending;
     for (size_t i = 0; i < txn->n_new_blocks; i++) {
         const struct new_block *b = &txn->new_blocks[i];

@@ -482,9 +482,11 @@ struct simdisk *simdisk_clone(const struct simdisk *d, bool evict, uint64_t seed
     uint64_t random = seed;
 
     grow(after, d->capacity);
-    memcpy(after->view, d->view, d->capacity);
-    memcpy(after->media, d->media, d->capacity);
-    memcpy(after->dirty, d->dirty, d->capacity / SIMDISK_SECTOR);
+    if (d->capacity > 0) {
+        memcpy(after->view, d->view, d->capacity);
+        memcpy(after->media, d->media, d->capacity);
+        memcpy(after->dirty, d->dirty, d->capacity / SIMDISK_SECTOR);
+    }
     after->size = d->size;
     after->media_size = d->media_size;
     for (uint64_t page = 0; evict && page * 4096 < d->size; page++) {
