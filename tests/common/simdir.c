@@ -497,18 +497,16 @@ bool simdir_failed(const struct simdir *dir)
 
 static struct simdisk *disk_after(struct simdisk *disk, enum simdir_fate fate, uint64_t *random)
 {
-    switch (fate) {
-    case SIMDIR_KILL:
-    case SIMDIR_EVICT:
+    if (simdir_fate_is_kill(fate)) {
         return simdisk_clone(disk, fate == SIMDIR_EVICT, simdisk_random(random));
-    case SIMDIR_MASK: {
+    }
+    if (fate == SIMDIR_MASK) {
         struct simdisk *after = simdisk_crash(disk, SIMDISK_MASK, *random);
-        *random >>= simdisk_unsynced(disk);
+        unsigned used = simdisk_unsynced(disk);
+        *random = used < 64 ? *random >> used : 0;
         return after;
     }
-    default:
-        return simdisk_crash(disk, (enum simdisk_fate)fate, simdisk_random(random));
-    }
+    return simdisk_crash(disk, (enum simdisk_fate)fate, simdisk_random(random));
 }
 
 /* As the last write left it that was under way. */
