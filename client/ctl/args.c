@@ -268,6 +268,7 @@ static int take_option(struct invocation *inv, enum option_id id, const char *va
     case OPTION_FORCE:
     case OPTION_HOLD:
     case OPTION_INTERNAL:
+    case OPTION_REPAIR:
     case OPTION_STDIN:
     case OPTION_NONE:
     case OPTIONS:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The offline verbs: they work on a container's file, not through the daemon.
+ * The offline verbs `create` and `info`: they work on a container's file, not
+ * through the daemon.
  *
  * `info` takes a reader's lock, so it works beside a running daemon.  The
  * container is copy-on-write and what it reads is verified by checksums, so a
@@ -8,11 +9,8 @@
  * has freed: then something looks damaged, and if the commit id has moved,
  * everything is read once more; if that happens again, the container is busy,
  * not damaged.
- *
- * `check` takes a writer's lock, since a daemon at work has references that
- * no commit has yet; it never writes.
  */
-#include "daemon/container/container.h"
+#include "client/ctl/image.h"
 
 #include "client/ctl/exit.h"
 #include "client/ctl/text.h"
@@ -26,24 +24,14 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* Exit codes of `container check`, qemu-img's. */
-enum check_code {
-    CHECK_CLEAN = 0,
-    CHECK_FAILED = 1,
-    CHECK_CORRUPT = 2,
-    CHECK_LEAKS = 3,
-    CHECK_BUSY = EXIT_BUSY,
-};
-
-static int report(const char *verb, int r, const struct error *error)
+int image_report(const char *verb, int r, const struct error *error)
 {
     output_diagnostic("container %s: %s", verb, error->text);
     return exit_from_file(r);
 }
 
-/* Opens and locks; failures name the file. */
-static int open_locked(const char *path, enum file_mode mode, bool write, struct file **ret_file,
-                       int *ret_fd, struct error *error)
+int image_open_locked(const char *path, enum file_mode mode, bool write, struct file **ret_file,
+                      int *ret_fd, struct error *error)
 {
     CLEANUP(file_closep) struct file *file = NULL;
     int fd;
@@ -111,13 +99,13 @@ int image_create(const struct invocation *inv)
         r = file_open_posix(path, FILE_CREATE, &file, &fd, &error);
     }
     if (r < 0) {
-        return report("create", r, &error);
+        return image_report("create", r, &error);
     }
     r = format_file(file, fd, &wanted, &error);
     if (r < 0) {
         /* The file is ours: FILE_CREATE refuses one that was there. */
         (void)unlink(path);
-        return report("create", error_prefix(&error, r, "%s", path), &error);
+        return image_report("create", error_prefix(&error, r, "%s", path), &error);
     }
     uint32_t cluster_size = UINT32_C(1) << wanted.cluster_bits;
     (void)text_uuid(wanted.uuid.bytes, uuid);
@@ -251,7 +239,7 @@ static int open_for_reading(const char *path, struct container **ret, struct err
     CLEANUP(file_closep) struct file *file = NULL;
     int fd;
 
-    int r = open_locked(path, FILE_READ, false, &file, &fd, error);
+    int r = image_open_locked(path, FILE_READ, false, &file, &fd, error);
     if (r < 0) {
         return r;
     }
@@ -475,7 +463,7 @@ int image_info(const struct invocation *inv)
 
     int r = info_read_settled(path, &info, &error);
     if (r < 0) {
-        return report("info", r, &error);
+        return image_report("info", r, &error);
     }
     if (inv->format == OUTPUT_HUMAN) {
         info_print_human(path, &info);
@@ -483,95 +471,4 @@ int image_info(const struct invocation *inv)
         info_print_json(&info);
     }
     return EXIT_DONE;
-}
-
-/* Findings are printed as they come: a file may hold any number of them. */
-struct check_job {
-    enum output_format format;
-    bool begun; /* JSON: the array of findings */
-    bool any;
-};
-
-static void begin_findings(struct check_job *job)
-{
-    if (job->format == OUTPUT_JSON && !job->begun) {
-        output_print("{\"schema_version\":1,\"findings\":[");
-        job->begun = true;
-    }
-}
-
-static void print_finding(void *opaque, bool corruption, const char *text)
-{
-    struct check_job *job = opaque;
-    const char *kind = corruption ? "corruption" : "leak";
-
-    if (job->format == OUTPUT_HUMAN) {
-        output_print("%s: %s\n", corruption ? "ERROR" : "LEAK", output_text(text));
-        job->any = true;
-        return;
-    }
-    begin_findings(job);
-    output_print("%s", job->format == OUTPUT_JSON && job->any ? ",\n" : "");
-    job->any = true;
-    json_object *object = output_json_new();
-    output_json_add_string(object, "kind", kind);
-    output_json_add_string(object, "text", text);
-    if (job->format == OUTPUT_NDJSON) {
-        output_json_print(object);
-    } else {
-        json_object_object_del(object, "schema_version"); /* the whole has it */
-        output_json_write(object);
-    }
-}
-
-static void print_summary(struct check_job *job, const struct container_check_report *found)
-{
-    if (job->format == OUTPUT_JSON) {
-        begin_findings(job);
-        output_print("],\"corruptions\":%" PRIu64 ",\"leaks\":%" PRIu64 ",\"repaired\":0}\n",
-                     found->corruptions, found->leaks);
-        return;
-    }
-    if (job->format == OUTPUT_NDJSON) {
-        json_object *object = output_json_new();
-        output_json_add_number(object, "corruptions", found->corruptions);
-        output_json_add_number(object, "leaks", found->leaks);
-        output_json_add_number(object, "repaired", 0);
-        output_json_print(object);
-        return;
-    }
-    output_print("%s", job->any ? "\n" : "");
-    if (found->corruptions == 0 && found->leaks == 0) {
-        output_print("No errors were found.\n");
-    }
-    if (found->corruptions > 0) {
-        output_print("Errors: %" PRIu64 ". Bitmaps may be lost; they will count as unknown.\n",
-                     found->corruptions);
-    }
-    if (found->leaks > 0) {
-        output_print("Leaked clusters: %" PRIu64 ". They waste space and harm nothing.\n",
-                     found->leaks);
-    }
-}
-
-int image_check(const struct invocation *inv)
-{
-    const char *path = inv->operands[0];
-    CLEANUP(file_closep) struct file *file = NULL;
-    struct check_job job = {.format = inv->format};
-    struct container_check_report found = {0};
-    struct error error = {.text = ""};
-    int fd;
-
-    int r = open_locked(path, FILE_READ, true, &file, &fd, &error);
-    if (r == 0) {
-        r = container_check(file, print_finding, &job, &found, &error);
-        r = r < 0 ? error_prefix(&error, r, "%s", path) : 0;
-    }
-    if (r < 0) {
-        (void)report("check", r, &error);
-        return r == -EBUSY ? CHECK_BUSY : CHECK_FAILED;
-    }
-    print_summary(&job, &found);
-    return found.corruptions > 0 ? CHECK_CORRUPT : found.leaks > 0 ? CHECK_LEAKS : CHECK_CLEAN;
 }

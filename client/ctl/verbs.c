@@ -25,6 +25,7 @@ const struct option_entry options[OPTIONS] = {
     [OPTION_HOLD] = {"hold", 0, NULL, "leave the marks unsettled"},
     [OPTION_INTERNAL] = {"internal", 0, NULL, "FILE is a qcow2 image with a disk of its own"},
     [OPTION_PATH] = {"path", 0, "FILE", "the image file or block device, which tells the size"},
+    [OPTION_REPAIR] = {"repair", 0, NULL, "put right what is found"},
     [OPTION_SIZE] = {"size", 0, "SIZE", "the drive's exact size in bytes"},
     [OPTION_STDIN] = {"stdin", 0, NULL,
                       "read ranges from standard input, one \"OFFSET LENGTH\" a line"},
@@ -298,14 +299,27 @@ const struct verb verbs[] = {
     {
         .noun = "container",
         .verb = "check",
-        .synopsis = "FILE",
+        .synopsis = "FILE [--repair]",
         .summary = "verify a container that no daemon has open",
-        .details = "Exit code: 0 clean, 1 could not check, 2 corrupt, 3 leaks only, 5 in use.",
+        .details = "Exit code: 0 clean, 1 could not check, 2 corrupt, 3 leaks only, 5 in use;\n"
+                   "with --repair it tells the state left behind.",
         .operands = {{OPERAND_FILE, "FILE"}},
         .operands_min = 1,
         .operands_max = 1,
+        .options = {OPTION_REPAIR},
         .usage_code = EXIT_FAILED,
         .run = image_check,
+    },
+    {
+        .noun = "container",
+        .verb = "compact",
+        .synopsis = "FILE",
+        .summary = "give back the space that a container does not use",
+        .details = "No daemon may have it open.",
+        .operands = {{OPERAND_FILE, "FILE"}},
+        .operands_min = 1,
+        .operands_max = 1,
+        .run = image_compact,
     },
 };
 

@@ -43,6 +43,7 @@ enum option_id {
     OPTION_HOLD,
     OPTION_INTERNAL,
     OPTION_PATH,
+    OPTION_REPAIR,
     OPTION_SIZE,
     OPTION_STDIN,
     OPTION_WRITER,
@@ -137,5 +138,6 @@ int image_create(const struct invocation *invocation);
 int image_prepare(const struct invocation *invocation); /* image_create() with --internal */
 int image_info(const struct invocation *invocation);
 int image_check(const struct invocation *invocation);
+int image_compact(const struct invocation *invocation);
 
 #endif

@@ -144,6 +144,23 @@ static int posix_allocate(struct file *file, uint64_t offset, uint64_t length)
     return -r;
 }
 
+static int posix_punch(struct file *file, uint64_t offset, uint64_t length)
+{
+    if (length == 0) {
+        return 0;
+    }
+    if (!expressible(offset, length)) {
+        return -EFBIG;
+    }
+    while (fallocate(descriptor(file), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                     (off_t)length) < 0) {
+        if (errno != EINTR) {
+            return errno == ENOSYS ? -EOPNOTSUPP : -errno;
+        }
+    }
+    return 0;
+}
+
 static int posix_identity(struct file *file, struct file_identity *ret)
 {
     return file_identity(descriptor(file), ret);
@@ -162,6 +179,7 @@ static const struct file_ops posix_ops = {
     .size = posix_size,
     .truncate = posix_truncate,
     .allocate = posix_allocate,
+    .punch = posix_punch,
     .identity = posix_identity,
     .descriptor = descriptor,
     .close = posix_close,

@@ -40,6 +40,10 @@ struct file_ops {
     /* Makes sure that later writes into the range do not fail for want of space, growing the file
      * (posix_fallocate(3)); new bytes read as zeros, old ones are untouched. */
     int (*allocate)(struct file *file, uint64_t offset, uint64_t length);
+    /* Gives the range's blocks back to the file system; it reads as zeros then, and the size stays
+     * (fallocate(2), FALLOC_FL_PUNCH_HOLE).  In all else it is a write of zeros: durable with the
+     * next sync, and on failure done in any part.  -EOPNOTSUPP: the file system cannot. */
+    int (*punch)(struct file *file, uint64_t offset, uint64_t length);
     int (*identity)(struct file *file, struct file_identity *ret);
     /* The descriptor that does the I/O: borrowed, for locks; -1 when the kernel has no part in it.
      */
@@ -130,6 +134,11 @@ static inline int file_truncate(struct file *file, uint64_t size)
 static inline int file_allocate(struct file *file, uint64_t offset, uint64_t length)
 {
     return file->ops->allocate(file, offset, length);
+}
+
+static inline int file_punch(struct file *file, uint64_t offset, uint64_t length)
+{
+    return file->ops->punch(file, offset, length);
 }
 
 static inline int file_identity_of(struct file *file, struct file_identity *ret)

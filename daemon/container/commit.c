@@ -3,27 +3,28 @@
  * The commit: from one state of the container to the next by one write of the
  * header.
  *
- *   step                                  a crash afterwards leaves
- *   0  only if the last commit failed     the old commit (its header block is on the disk again),
- *      in step 2: write the old header    or the one that failed, whose clusters nobody has
- * touched, block again, sync                  by the header or, if that is torn, by the mirror
- *   -  clusters of bits are written as    the old commit; free clusters have new content
+ *   step                                a crash afterwards leaves
+ *   0  only if the last commit failed   the old commit (its header block is on the disk again),
+ *      in step 2: write the old header  or the one that failed, whose clusters nobody has
+ *      block again, sync                touched, by the header or, if that is torn, by the mirror
+ *   -  clusters of bits are written as  the old commit; free clusters have new content
  *      the transaction goes on
- *   1a raise refcounts                    the old commit; counters too high: leaks
- *   1b write new refcount blocks, sync;   the old commit; blocks nobody refers to (leaks), or with
- *      write their table entries          a table entry and, since 1a is durable by then, a count
- *   1c write L1 tables, bitmap table,     the old commit
+ *   1a raise refcounts                  the old commit; counters too high: leaks
+ *   1b write new refcount blocks, and   the old commit; nobody refers to them
+ *      a whole new table for them
+ *   1c write L1 tables, bitmap table,   the old commit
  *      state blob
- *   1d write the new block to the mirror  the old commit; the mirror is torn, old or new, and is
- *                                         not looked at, for the header is whole
- *   1e an image that becomes an internal  the old image: its own header block does not reach there
- *      container, or whose header another
- *      program wrote: the new block's
- *      sectors from the second on (spread.c)
- *   1f sync                               the old commit; the new one is complete but for the
- * header 2a write the header block             old or new commit; a torn header is found out by its
- * CRC, and the mirror says new 2b sync                               the new commit 3  lower
- * refcounts                    the new commit; counters too high: leaks
+ *   1d write the new header block to    the old commit; the mirror is torn, old or new, and is
+ *      the mirror                       not looked at, for the header is whole
+ *   1e over another program's header    the old image: its own header block does not reach there
+ *      block: write the new one's
+ *      sectors from the second on
+ *      (spread.c)
+ *   1f sync                             the old commit; the new one lacks nothing but the header
+ *   2a write the header block           old or new commit; a torn header is found out by its CRC,
+ *                                       and the mirror says new
+ *   2b sync                             the new commit
+ *   3  lower refcounts                  the new commit; counters too high: leaks
  *
  * A sync that fails proves nothing about what it covered, and a later one that
  * succeeds proves nothing about that either.  So whatever is still needed is
@@ -51,7 +52,7 @@ static uint64_t padded_bytes(uint64_t bytes, uint32_t cluster_bits)
 
 struct run container_table_run(const struct container *c)
 {
-    uint64_t bytes = table_bytes(c->directory.entries, c->directory.n);
+    uint64_t bytes = c->table_shared ? 0 : table_bytes(c->directory.entries, c->directory.n);
 
     return (struct run){
         .start = c->header.table_offset >> c->header.cluster_bits,
@@ -269,8 +270,12 @@ static void adopt_refcount_table(struct container_txn *txn)
     if (txn->new_refcount_table.count == 0) {
         return;
     }
-    memcpy(grown->blocks, old->blocks, old->n_blocks * sizeof *grown->blocks);
-    memcpy(grown->pending, old->pending, old->n_pending * sizeof *grown->pending);
+    for (uint32_t i = 0; i < old->n_blocks && i < grown->n_blocks; i++) {
+        grown->blocks[i] = old->blocks[i]; /* what is cut off had no block */
+    }
+    for (uint32_t i = 0; i < old->n_pending; i++) {
+        grown->pending[i] = old->pending[i];
+    }
     grown->n_pending = old->n_pending;
     for (size_t i = 0; i < txn->n_new_blocks; i++) {
         const struct new_block *b = &txn->new_blocks[i];
@@ -286,6 +291,7 @@ static void release(struct container *c, const struct runs *runs)
     for (size_t i = 0; i < runs->n; i++) {
         space_unref(&c->space, runs->items[i].start, runs->items[i].count);
         refcounts_flag_run(&c->refcounts, &runs->items[i], REFCOUNT_LOWER);
+        punch_later(c, runs->items[i].start, runs->items[i].count);
     }
 }
 
@@ -319,9 +325,10 @@ static void adopt(struct container_txn *txn)
     c->blob = txn->blob;
     txn->blob = (struct blob){0};
     c->blob_claimed = true;
+    c->table_shared = false;
+    c->mirror_lost = false;
     c->state_damage[0] = '\0';
     c->lost_bitmaps = 0;
-    c->mirror_lost = c->mirror_lost && txn->new_mirror == 0;
     c->spread = false;
 
     free(c->header.block);
@@ -367,9 +374,37 @@ int container_commit(struct container_txn *txn, const struct container_commit_op
     /* Step 3.  What cannot be written now keeps its flag for the next commit. */
     (void)refcounts_write_pending(&c->refcounts, c->file, &c->space, txn->buffer, false,
                                   &txn->stats.bytes_written);
+    punch_committed(c);
     if (ret_stats) {
         *ret_stats = txn->stats;
     }
     txn_free(txn);
     return 0;
+}
+
+int commit_again(struct container_txn *txn, struct error *error)
+{
+    struct container *c = txn->container;
+    const struct private_extension *p = &c->header.private;
+    struct container_commit_options options = {
+        .applied_seq = p->applied_seq,
+        .clean = p->clean,
+        .commit_id = p->commit_id,
+        .boot_id = p->boot_id,
+        .identity = p->identity,
+    };
+    int r = 0;
+
+    container_state(c, &options.state, &options.state_bytes);
+    txn->state_lost = c->state_damage[0] != '\0' || (p->flags & PRIVATE_STATE_LOST);
+    if (!c->header.has_private) {
+        /* A foreign tool's container becomes ours, and needs no journal. */
+        options.clean = true;
+        r = container_new_uuid(&options.commit_id);
+        if (r == 0) {
+            r = file_identity_of(c->file, &options.identity);
+        }
+    }
+    return r < 0 ? error_set_errno(error, r, "cannot commit")
+                 : container_commit(txn, &options, NULL, error);
 }

@@ -15,7 +15,11 @@
 #define PEEK_BYTES    512u
 #define LOAD_ATTEMPTS 5u
 
-/* The mirror, when it is not the header's copy: a crash may have left it torn or ahead. */
+/*
+ * The mirror, when it is not the header's copy: a crash may have left it torn,
+ * or ahead, of a commit that is not complete.  It has to be durable before the
+ * header is written again, which a power failure may destroy.
+ */
 static int refresh_mirror(struct container *c, struct error *error)
 {
     uint64_t offset = c->header.private.mirror_offset;
@@ -30,12 +34,25 @@ static int refresh_mirror(struct container *c, struct error *error)
     r = file_read(c->file, now, bytes, offset);
     if (r == 0 && memcmp(now, c->header.block, bytes) != 0) {
         r = write_header_block(c->file, &c->header, offset, &written);
+        if (r == 0) {
+            r = file_datasync(c->file);
+        }
     }
     if (r < 0) {
         return error_set_errno(error, r, "cannot refresh the header's mirror at offset %" PRIu64,
                                offset);
     }
     return 0;
+}
+
+int container_check_prepared(const struct container *c, struct error *error)
+{
+    if (c->header.has_private || !header_has_disk(&c->header)) {
+        return 0;
+    }
+    return error_set(error, -ENOTSUP,
+                     "the image has a disk of its own and is not prepared; 'bitmapctl container "
+                     "create --internal FILE' does that");
 }
 
 int container_prepare_writing(struct container *c, struct error *error)
@@ -51,10 +68,6 @@ int container_prepare_writing(struct container *c, struct error *error)
             return r;
         }
     }
-    r = file_write(c->file, c->header.block, c->header.block_bytes, 0);
-    if (r < 0) {
-        return error_set_errno(error, r, "cannot write the header");
-    }
     /* Beside a block that another program rewrote, the mirror is the older truth: it stays until
      * the next commit. */
     if (c->header.has_private && c->header.crc_good && !c->used_mirror && !c->mirror_lost) {
@@ -62,6 +75,10 @@ int container_prepare_writing(struct container *c, struct error *error)
         if (r < 0) {
             return r;
         }
+    }
+    r = file_write(c->file, c->header.block, c->header.block_bytes, 0);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot write the header");
     }
     r = file_datasync(c->file);
     if (r < 0) {
@@ -116,13 +133,10 @@ int container_open(struct file *file, unsigned flags, struct container **ret, st
     if (flags & CONTAINER_OPEN_WRITE) {
         r = container_load(file, 0, NULL, &c, error);
         if (r == 0) {
-            if (!c->header.has_private && header_has_disk(&c->header)) {
-                r = error_set(error, -ENOTSUP,
-                              "the image has a disk of its own and is not prepared; 'bitmapctl "
-                              "container create --internal FILE' does that");
-            } else {
-                r = container_prepare_writing(c, error);
-            }
+            r = container_check_prepared(c, error);
+        }
+        if (r == 0) {
+            r = container_prepare_writing(c, error);
         }
     } else {
         r = load_stable(file, &c, error);

@@ -257,17 +257,59 @@ struct container_check_report {
 
 /*
  * Verifies every refcount against a recount both ways, every offset, overlap,
- * reserved bit, CRC, tail bits, names, header against mirror.  Each finding is
- * told to @found (may be NULL) as one line with structure, offset, found and
- * expected.  Of a disk of the image's own it verifies that all its clusters can
- * be found and have the right refcount, and that none is ours too; the rest is
- * for qemu-img.  -ENOTSUP: an image whose clusters this version cannot follow.
- * Needs no container that opens: takes the file itself, never writes.
- * < 0: could not check; -EBADMSG when the header cannot be understood at all.
+ * reserved bit, CRC, tail bits, names, header against mirror and the copy of its
+ * draft fields.  Each finding is told to @found (may be NULL) as one line with
+ * structure, offset, found and expected.  Of a disk of the image's own it verifies that all its
+ * clusters can be found and have the right refcount, and that none is ours too; the rest is for
+ * qemu-img.  -ENOTSUP: an image whose clusters this version cannot follow. Needs no container that
+ * opens: takes the file itself, never writes. < 0: could not check; -EBADMSG when the header cannot
+ * be understood at all.
  */
 int container_check(struct file *file,
                     void (*found)(void *opaque, bool corruption, const char *text), void *opaque,
                     struct container_check_report *ret, struct error *error);
+
+struct container_repair_calls {
+    void (*found)(void *opaque, bool corruption, const char *text); /* as container_check() */
+    void (*lost)(void *opaque, const char *text);                   /* one line for each loss */
+    void *opaque;
+};
+
+struct container_repair_report {
+    struct container_check_report left; /* after the repair */
+    uint64_t repaired;                  /* findings that are no more */
+    uint64_t losses;                    /* told to calls->lost */
+};
+
+/*
+ * Checks, and puts right what it finds, as repair.c tells: refcounts by the
+ * references, structures from what checksums prove, and what is beyond saving
+ * is dropped, told, and marked so that the bitmaps concerned count as unknown.
+ * Nothing is written to a file in which nothing is found.  UUID, commit id,
+ * applied sequence and clean flag stay.
+ *
+ * A crash at any point leaves the container as it was found, or repaired.  The
+ * caller has locked the file for writing and lets go of it afterwards.  < 0: as
+ * container_check(), and what a commit can fail with; what was found is there.
+ * -ENOTSUP also for an image whose own disk is damaged, or which is not prepared.
+ */
+int container_repair(struct file *file, const struct container_repair_calls *calls,
+                     struct container_repair_report *ret, struct error *error);
+
+struct container_compact_report {
+    uint64_t size_before, size_after; /* of the file, bytes */
+    uint64_t punched;                 /* bytes without blocks inside of it, at least */
+    uint64_t moved;                   /* clusters */
+};
+
+/*
+ * Moves what is behind to the front, cuts the file and punches holes where
+ * nothing is in use.  A disk of the image's own stays as it is.  The container is the same
+ * afterwards, and at any crash in between.  The caller has locked the file for writing and lets go
+ * of it afterwards.  Errors as container_open(); -EBADMSG also for damage that a repair has to look
+ * at first.
+ */
+int container_compact(struct file *file, struct container_compact_report *ret, struct error *error);
 
 /*
  * QEMU's image locks (OFD locks on single bytes of the descriptor that does

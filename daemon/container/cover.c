@@ -3,15 +3,14 @@
  * Growth of the refcount structures: every cluster that a commit refers to
  * needs a refcount block, every block an entry in the refcount table.
  *
- * New blocks are counted by blocks too, perhaps by themselves, so planning goes
- * on until nothing new turns up.  Then:
+ * New blocks are counted by blocks too, perhaps by themselves, and so is the
+ * table, so planning goes on until nothing new turns up.
  *
- *   - while the table has room, its entries are written in place, each only
- *     after its block is durable.  A crash in between leaves blocks that nobody
- *     refers to, or a commit with more blocks than it needs.  The blocks belong
- *     to the table from then on, whatever becomes of the transaction.
- *   - a table that must grow is written anew, elsewhere; the header of the
- *     commit refers to it, and until then nobody does.
+ * The table is never written in place: a block of 4096 bytes that the power
+ * failure destroys would take the way to every refcount block with it.  Each
+ * commit that adds blocks writes the whole table anew, elsewhere, and its header
+ * switches over; until then nobody refers to it or to the new blocks.  That is
+ * rare: a cluster of 64 KiB has room for blocks that count 16 TiB.
  */
 #include "daemon/container/internal.h"
 
@@ -98,9 +97,15 @@ static int plan_blocks(struct container_txn *txn, size_t *done)
     return 0;
 }
 
+/* Of the table, with the blocks that are and those that will be. */
 static uint64_t entries_needed(const struct container_txn *txn)
 {
-    uint64_t needed = 0;
+    const struct refcounts *rc = &txn->container->refcounts;
+    uint64_t needed = rc->n_blocks;
+
+    while (needed > 0 && rc->blocks[needed - 1].offset == 0) {
+        needed--;
+    }
     for (size_t i = 0; i < txn->n_new_blocks; i++) {
         needed = max_u64(needed, txn->new_blocks[i].index + 1);
     }
@@ -116,14 +121,17 @@ static int plan_table(struct container_txn *txn, size_t *done)
     uint64_t limit = max_u64(REFCOUNT_TABLE_BYTES_MAX >> bits, 1);
     struct run run = {0};
 
-    while (entries_needed(txn) > max_u64(run.count * per_cluster, c->refcounts.n_blocks)) {
+    while (txn->n_new_blocks > 0 && entries_needed(txn) > run.count * per_cluster) {
         uint64_t need = div_round_up(entries_needed(txn), per_cluster);
         /* The run before was too short; its clusters come back with the transaction. */
         int r = run.count ? txn_drop(txn, run.start, run.count) : 0;
         if (need > limit) {
             return -ENOSPC;
         }
-        run.count = min_u64(need + need / 2 + 1, limit);
+        /* Some more, so that growth is rare, but for one that is made from nothing. */
+        run.count = c->refcounts.table_clusters == 0      ? need
+                    : need <= c->refcounts.table_clusters ? c->refcounts.table_clusters
+                                                          : min_u64(need + need / 2 + 1, limit);
         if (r == 0) {
             r = space_take(&c->space, run.count, &run.start);
         }
@@ -221,81 +229,34 @@ static int write_new_blocks(struct container_txn *txn, struct error *error)
     return 0;
 }
 
-/* All of a table, with the new blocks in it. */
-static int write_table(struct container_txn *txn, uint64_t offset, uint64_t bytes,
-                       struct error *error)
-{
-    const struct refcounts *rc = &txn->container->refcounts;
-    CLEANUP_FREE uint8_t *table = calloc(1, bytes);
-
-    if (!table) {
-        return error_set_errno(error, -ENOMEM, "cannot write the refcount table");
-    }
-    for (uint32_t i = 0; i < rc->n_blocks; i++) {
-        store_be64(table + (size_t)i * REFCOUNT_TABLE_ENTRY_BYTES, rc->blocks[i].offset);
-    }
-    for (size_t i = 0; i < txn->n_new_blocks; i++) {
-        const struct new_block *b = &txn->new_blocks[i];
-        store_be64(table + b->index * REFCOUNT_TABLE_ENTRY_BYTES,
-                   b->cluster << txn->container->header.cluster_bits);
-    }
-    return txn_io_write(txn, table, bytes, offset, "the refcount table", error);
-}
-
-static int write_table_entries(struct container_txn *txn, struct error *error)
-{
-    struct refcounts *rc = &txn->container->refcounts;
-
-    if (rc->table_rewrite) {
-        rc->table_unsynced = true;
-        int r = write_table(txn, rc->table_offset, rc->table_clusters << rc->cluster_bits, error);
-        rc->table_rewrite = r < 0;
-        return r;
-    }
-    for (size_t i = 0; i < txn->n_new_blocks; i++) {
-        const struct new_block *b = &txn->new_blocks[i];
-        uint8_t entry[REFCOUNT_TABLE_ENTRY_BYTES];
-        store_be64(entry, b->cluster << txn->container->header.cluster_bits);
-        rc->table_unsynced = true;
-        int r = txn_io_write(txn, entry, sizeof entry, rc->table_offset + b->index * sizeof entry,
-                             "the refcount table", error);
-        if (r < 0) {
-            rc->table_rewrite = true;
-            return r;
-        }
-    }
-    return 0;
-}
-
 int cover_write(struct container_txn *txn, struct error *error)
 {
-    struct refcounts *rc = &txn->container->refcounts;
+    const struct refcounts *rc = &txn->container->refcounts;
     const struct run *run = &txn->new_refcount_table;
+    uint64_t bytes = run->count << rc->cluster_bits;
+    CLEANUP_FREE uint8_t *table = NULL;
     int r;
 
+    if (run->count == 0) {
+        return 0;
+    }
     r = write_new_blocks(txn, error);
     if (r < 0) {
         return r;
     }
-    if (run->count > 0) {
-        return write_table(txn, run->start << rc->cluster_bits, run->count << rc->cluster_bits,
-                           error);
+    table = calloc(1, bytes);
+    if (!table) {
+        return error_set_errno(error, -ENOMEM, "cannot write the refcount table");
     }
-    if (txn->n_new_blocks > 0) {
-        r = file_datasync(txn->container->file);
-        refcounts_synced(rc, r == 0);
-        if (r < 0) {
-            return error_set_errno(error, r, "cannot sync the container's refcount blocks");
+    for (uint32_t i = 0; i < rc->n_blocks; i++) {
+        if (rc->blocks[i].offset != 0) {
+            store_be64(table + (size_t)i * REFCOUNT_TABLE_ENTRY_BYTES, rc->blocks[i].offset);
         }
     }
-    if (txn->n_new_blocks > 0 || rc->table_rewrite) {
-        r = write_table_entries(txn, error);
-        /* Whatever failed, an entry may be on the disk now. */
-        for (; txn->n_installed < txn->n_new_blocks; txn->n_installed++) {
-            const struct new_block *b = &txn->new_blocks[txn->n_installed];
-            rc->blocks[b->index].offset = b->cluster << rc->cluster_bits;
-            refcounts_flag(rc, b->index, REFCOUNT_LOWER);
-        }
+    for (size_t i = 0; i < txn->n_new_blocks; i++) {
+        const struct new_block *b = &txn->new_blocks[i];
+        store_be64(table + b->index * REFCOUNT_TABLE_ENTRY_BYTES, b->cluster << rc->cluster_bits);
     }
-    return r;
+    return txn_io_write(txn, table, bytes, run->start << rc->cluster_bits, "the refcount table",
+                        error);
 }

@@ -280,11 +280,49 @@ static int check_size(struct disk *d)
     return 0;
 }
 
+/* For load_overlap(): what is in the same cluster as one of these cannot be told from it. */
+static void mark_refcounts(struct container *c)
+{
+    const struct refcounts *rc = &c->refcounts;
+    uint64_t table = rc->table_offset >> rc->cluster_bits;
+
+    for (uint64_t i = table; i < table + rc->table_clusters && i < c->space.clusters; i++) {
+        c->disk_refs[i] |= DISK_REFS_REFCOUNTS;
+    }
+    for (uint32_t i = 0; i < rc->n_blocks; i++) {
+        if (rc->blocks[i].offset != 0) {
+            c->disk_refs[rc->blocks[i].offset >> rc->cluster_bits] |= DISK_REFS_REFCOUNTS;
+        }
+    }
+}
+
+static int follow(struct disk *d)
+{
+    const struct header *h = &d->container->header;
+    int r;
+
+    r = check_size(d);
+    if (r >= 0) {
+        r = disk_l1_table(d, "active L1 table", h->l1_offset, h->l1_entries);
+    }
+    if (r >= 0) {
+        r = disk_snapshots(d);
+    }
+    if (r >= 0) {
+        r = disk_bitmaps(d);
+    }
+    if (r >= 0) {
+        r = l2_tables(d);
+    }
+    return r;
+}
+
 int disk_follow(struct container *c, struct load_sink *sink, uint64_t file_bytes,
                 struct error *error)
 {
     CLEANUP_FREE uint8_t *chunk = NULL;
     struct disk d = {.container = c, .sink = sink, .file_bytes = file_bytes, .error = error};
+    uint64_t before = sink ? sink->corruptions : 0;
     int r;
 
     if (header_refuses_writing(&c->header, NULL) ||
@@ -297,18 +335,11 @@ int disk_follow(struct container *c, struct load_sink *sink, uint64_t file_bytes
     if (!c->disk_refs || !chunk) {
         return error_set_errno(error, -ENOMEM, "cannot follow the disk's clusters");
     }
-    r = check_size(&d);
-    if (r >= 0) {
-        r = disk_l1_table(&d, "active L1 table", c->header.l1_offset, c->header.l1_entries);
-    }
-    if (r >= 0) {
-        r = disk_snapshots(&d);
-    }
-    if (r >= 0) {
-        r = disk_bitmaps(&d);
-    }
-    if (r >= 0) {
-        r = l2_tables(&d);
+    mark_refcounts(c);
+    r = follow(&d);
+    if (sink) {
+        sink->disk = header_has_disk(&c->header) || (c->header.autoclear & AUTOCLEAR_BITMAPS);
+        sink->disk_broken = sink->corruptions > before;
     }
     return r < 0 ? r : 0;
 }

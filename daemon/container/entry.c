@@ -15,14 +15,21 @@
 
 static char damage_without_memory[] = "damaged (no memory for the reason)";
 
+void entry_trust(struct entry *entry)
+{
+    if (entry->damage != damage_without_memory) {
+        free(entry->damage);
+    }
+    entry->damage = NULL;
+    entry->unreadable = false;
+}
+
 void entry_free(struct entry *entry)
 {
     if (!entry) {
         return;
     }
-    if (entry->damage != damage_without_memory) {
-        free(entry->damage);
-    }
+    entry_trust(entry);
     free(entry->name);
     free(entry->slots);
     runs_deinit(&entry->claims);

@@ -129,7 +129,9 @@
  *   116  u32  CRC32C of the header block, this field taken as zero
  *   120  u32  CRC32C of these 128 bytes, this field and the one before taken as zero: it still
  *             vouches for the extension when another program has rewritten the header around it
- *   124  u32  zero
+ *   124  u32  flags: bit 0 = the state was lost: the blob's payload is empty, its ids are 0, and
+ *             whoever loads it is to take every bitmap for unknown.  A repair sets it, the next
+ *             commit of a daemon clears it; the others are 0
  */
 #define PRIVATE_STATE_OFFSET  0
 #define PRIVATE_STATE_LENGTH  8
@@ -145,9 +147,10 @@
 #define PRIVATE_FIELDS        104
 #define PRIVATE_HEADER_CRC    116
 #define PRIVATE_CRC           120
-#define PRIVATE_ZERO          124
+#define PRIVATE_FLAGS         124
 #define PRIVATE_BYTES         128u
 #define PRIVATE_VERSION_VALUE 1u
+#define PRIVATE_STATE_LOST    1u
 
 /*
  * Refcount table (qcow2): u64 offsets of refcount blocks, 0 = all its clusters

@@ -146,6 +146,7 @@ static int private_parse(const uint8_t *data, uint64_t length, uint64_t offset, 
     p->identity.birth_time_ns = load_be64(data + PRIVATE_BIRTH_TIME);
     p->bitmaps = load_be32(data + PRIVATE_FIELDS);
     p->table_offset = load_be64(data + PRIVATE_FIELDS + 4);
+    p->flags = load_be32(data + PRIVATE_FLAGS);
 
     uint32_t version = load_be32(data + PRIVATE_VERSION);
     if (h->private_crc_good && version != PRIVATE_VERSION_VALUE) {
@@ -330,6 +331,7 @@ static void private_build(const struct header *h, uint8_t data[static PRIVATE_BY
     store_be64(data + PRIVATE_BIRTH_TIME, p->identity.birth_time_ns);
     store_be32(data + PRIVATE_FIELDS, h->bitmaps);
     store_be64(data + PRIVATE_FIELDS + 4, h->table_offset);
+    store_be32(data + PRIVATE_FLAGS, p->flags);
     store_be32(data + PRIVATE_CRC, private_crc(data));
 }
 

@@ -87,6 +87,7 @@ struct private_extension {
     struct file_identity identity;
     uint32_t bitmaps;      /* of the copied header fields */
     uint64_t table_offset; /* likewise */
+    uint32_t flags;        /* PRIVATE_STATE_LOST */
 };
 
 struct header {
@@ -178,9 +179,7 @@ struct refcounts {
     uint32_t n_blocks;
     uint32_t *pending; /* indices of blocks with flags; room for n_blocks */
     uint32_t n_pending;
-    bool table_rewrite;  /* step 1 must write the table again */
-    bool table_unsynced; /* entries written since the last good sync */
-    bool uncovered;      /* some referenced cluster had no block at open */
+    bool uncovered; /* some referenced cluster had no block at open */
 };
 
 uint64_t refcount_get(const uint8_t *block, uint32_t order, uint64_t index);
@@ -235,6 +234,8 @@ struct entry {
     char *damage;       /* NULL: none */
     bool unreadable;    /* the damage was found at open */
     bool lost_earlier;  /* the state blob said so */
+    bool misnamed;      /* its name cannot be one */
+    bool shared;        /* a cluster of it is in use by something else, too */
     struct runs claims; /* what a lost L1 table may refer to: counted, never read */
     uint32_t index;     /* in directory.entries */
     struct edit *edit;  /* of the open transaction */
@@ -247,6 +248,8 @@ void entry_damage(struct entry *entry, const char *format, ...)
 /* L1 entries of a bitmap with this geometry; false when it is none of the draft's or our limits. */
 bool entry_geometry(uint64_t sectors, uint32_t granularity, uint32_t cluster_bits,
                     uint64_t *ret_l1_entries, struct error *error);
+/* Takes the damage back: what the entry says has been proved right. */
+void entry_trust(struct entry *entry);
 /* Bits of cluster @l1_index that stand for granules. */
 uint64_t entry_bits_in_cluster(const struct entry *entry, uint32_t cluster_bits, uint32_t l1_index);
 /* Whether all bits of @bytes bytes at @bits from bit @from on are 0. */
@@ -308,9 +311,12 @@ uint64_t blob_bytes(struct entry *const *entries, uint32_t n, size_t payload_byt
 
 /* ---- the container ---- */
 
-#define DISK_REFS_META  (UINT32_C(1) << 31) /* a structure that has the cluster to itself */
-#define DISK_REFS_L2    (UINT32_C(1) << 30) /* an L2 table; may be in several L1 tables */
-#define DISK_REFS_COUNT (DISK_REFS_L2 - 1)  /* stays there when there are more */
+#define DISK_REFS_META (UINT32_C(1) << 31) /* a structure that has the cluster to itself */
+#define DISK_REFS_L2   (UINT32_C(1) << 30) /* an L2 table; may be in several L1 tables */
+#define DISK_REFS_REFCOUNTS                                               \
+    (UINT32_C(1) << 29) /* refcount table or block, which is no reference \
+                         */
+#define DISK_REFS_COUNT (DISK_REFS_REFCOUNTS - 1) /* stays there when there are more */
 
 struct container {
     struct file *file;
@@ -328,10 +334,11 @@ struct container {
     struct directory directory;
     struct blob blob;
     bool blob_claimed;     /* the blob's clusters are referenced, whatever is in them */
+    bool table_shared;     /* the bitmap table's are something else's: not referenced for it */
+    bool mirror_lost;      /* not to be written to, the next commit makes one */
+    bool spread;           /* the next commit may write its header block's later sectors first */
+    bool offline;          /* no reserve is kept: nobody goes on with the container */
     uint32_t lost_bitmaps; /* see container_info */
-    bool mirror_lost; /* the disk uses its cluster: not to be written to, the next commit makes one
-                       */
-    bool spread;      /* the next commit may write its header block's later sectors first */
     uint64_t leaked_clusters;
     uint64_t low_clusters; /* refcount below the number of references, at open */
     uint64_t max_size;     /* bytes; 0: no limit of ours */
@@ -343,6 +350,10 @@ struct container {
     /* The last header write may or may not have reached the disk. */
     bool header_uncertain;
     struct runs limbo; /* clusters of the commit it would have made */
+
+    struct runs freed;        /* since the last commit began */
+    struct runs freed_before; /* by the commit before it: those that are still free get punched */
+    bool no_punch;            /* the file system cannot */
 
     struct container_txn *txn;
 };
@@ -379,6 +390,7 @@ struct container_txn {
     struct edit_index by_id;
     struct edit_index by_name;
     uint32_t n_entries; /* of the bitmap table after the commit */
+    bool state_lost;    /* the commit's payload is not the state, which nobody has */
     uint8_t *buffer;    /* one cluster */
     bool failed;
 
@@ -406,10 +418,9 @@ struct container_txn {
 
     struct new_block *new_blocks;
     size_t n_new_blocks;
-    size_t n_installed; /* of them: part of the refcount table, commit or not */
-    uint64_t *planned;  /* by index: cluster of a new block, 0 = none */
+    uint64_t *planned; /* by index: cluster of a new block, 0 = none */
     uint64_t n_planned;
-    struct run new_refcount_table; /* count 0: the old one has room */
+    struct run new_refcount_table; /* count 0: no new blocks */
     struct refcounts grown;        /* what replaces the container's then */
 
     bool header_attempted;
@@ -428,6 +439,18 @@ int edit_begin_foreign(struct container_txn *txn, uint32_t index, struct edit **
                        struct error *error);
 int edit_set_name(struct container_txn *txn, struct edit *edit, const char *name);
 
+/* txn.c */
+/* The bitmap gets a new L1 table; one that was lost, or has no CRCs, begins with nothing in it. */
+int edit_dirty(struct container_txn *txn, struct edit *edit);
+/* The same L1 table in another place.  It is not lost. */
+int edit_move_l1(struct container_txn *txn, struct edit *edit);
+/* The bitmap goes, with all that it refers to. */
+int edit_remove(struct container_txn *txn, struct edit *edit);
+/* Makes a slot unallocated. */
+int slot_release(struct container_txn *txn, struct entry *entry, struct slot *slot);
+/* Writes bits into a fresh cluster; the L1 table has to be dirty. */
+int slot_write(struct container_txn *txn, struct edit *edit, struct slot *slot, const void *bits,
+               size_t length_bytes, struct error *error);
 /* Takes clusters for the transaction.  -ENOSPC with words. */
 int txn_take(struct container_txn *txn, uint64_t count, uint64_t *ret_start, struct error *error);
 int txn_drop(struct container_txn *txn, uint64_t start, uint64_t count);
@@ -453,6 +476,8 @@ int commit_settle_header(struct container *container, uint64_t *bytes_written, s
 int spread_plan(struct container *container, struct error *error);
 /* Bytes of a new header block, with so many bytes of padding data or 0 for none. */
 uint64_t spread_block_bytes(const struct header *header, uint64_t padding);
+/* container_commit() of what was there, with its state, ids and flags (for offline work). */
+int commit_again(struct container_txn *txn, struct error *error);
 /* Whatever must not be given to others even though no commit refers to it (reserve.c). */
 int reserve_take(struct container_txn *txn, struct run *reserve, uint64_t count,
                  struct run *ret_used, uint64_t *ret_start);
@@ -460,6 +485,11 @@ int reserve_prepare(struct container_txn *txn, struct error *error);
 void reserve_committed(struct container_txn *txn, const struct run *old_table,
                        const struct run *old_blob);
 void reserve_aborted(struct container_txn *txn, bool restore);
+/* Clusters that became free, to be punched when the next commit has not taken them (punch.c). */
+void punch_later(struct container *container, uint64_t start, uint64_t count);
+void punch_committed(struct container *container); /* a commit is durable */
+/* Punches what is free in the runs, and empties the list; returns bytes. */
+uint64_t punch_runs(struct container *container, struct runs *runs);
 /* Refcount blocks for all clusters in use, and a table for them (cover.c). */
 int cover_plan(struct container_txn *txn, struct error *error);
 int cover_write(struct container_txn *txn, struct error *error);
@@ -485,6 +515,14 @@ struct load_sink {
     void *opaque;
     uint64_t corruptions;
     uint64_t leaks;
+    /* Found: the refcount table, or what it leads to, cannot be used; two structures in one
+     * cluster, and which one is wrong is not known. */
+    bool refcounts_broken, overlap;
+    bool disk;        /* the image has a disk of its own, or QEMU's bitmaps … */
+    bool disk_broken; /* … which cannot be followed */
+    /* For a repair: what claims a cluster of something else gets no reference to it … */
+    bool repairing;
+    bool anew; /* … and the refcounts are not looked at */
 };
 
 enum load_flags {
@@ -494,13 +532,21 @@ enum load_flags {
 int container_load(struct file *file, unsigned flags, struct load_sink *sink,
                    struct container **ret, struct error *error);
 void container_unload(struct container *container); /* all but the file */
+/* That the image is one that may be written to as a container: -ENOTSUP. */
+int container_check_prepared(const struct container *container, struct error *error);
+/* Step 2 of the start: the header block as read, written again and synced (container.c). */
+int container_prepare_writing(struct container *container, struct error *error);
 void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+/* The load and whatever else container_check() looks at (check.c). */
+int check_all(struct file *file, struct load_sink *sink, struct error *error);
 int load_bitmaps(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                  struct error *error);
 /* References clusters that a structure must have to itself.  -EBADMSG, or 1 as told above. */
 int load_claim(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                const char *what, uint64_t offset, uint64_t bytes, struct error *error);
+/* Two structures are in one cluster. */
+void load_overlap(const struct container *container, struct load_sink *sink, uint64_t cluster);
 void load_state_damaged(struct container *container, struct load_sink *sink, const char *why);
 /* -EBADMSG, or 1 when the sink took it and the caller is to go on without what is wrong. */
 int load_problem(struct load_sink *sink, struct error *error, const char *format, ...)
@@ -510,8 +556,6 @@ bool load_in_disk(const struct container *container, uint64_t offset, uint64_t b
 /* References the clusters of the disk, if there is one that can be followed (disk.c). */
 int disk_follow(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                 struct error *error);
-/* Step 2 of the start: the header block as read, written again and synced (container.c). */
-int container_prepare_writing(struct container *container, struct error *error);
 
 DEFINE_CLEANUP(struct container *, container_unload)
 DEFINE_CLEANUP(struct entry *, entry_free)

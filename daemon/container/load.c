@@ -59,6 +59,14 @@ int load_problem(struct load_sink *sink, struct error *error, const char *format
     return 1;
 }
 
+void load_overlap(const struct container *c, struct load_sink *sink, uint64_t cluster)
+{
+    if (sink) {
+        sink->overlap = true;
+        sink->refcounts_broken |= c->disk_refs && (c->disk_refs[cluster] & DISK_REFS_REFCOUNTS);
+    }
+}
+
 /*
  * References the clusters of a structure that must have them to itself.
  * Returns 0, or as load_problem().
@@ -84,13 +92,14 @@ int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes,
     int r = 0;
     for (uint64_t i = start; i < start + count && r == 0; i++) {
         if (c->space.refs[i] != 0) {
+            load_overlap(c, sink, i);
             r = load_problem(sink, error,
                              "%s at offset %" PRIu64 ": found cluster %" PRIu64
                              " in use by another structure, expected it free",
                              what, offset, i);
         }
     }
-    if (r < 0) {
+    if (r < 0 || (r > 0 && sink->repairing)) {
         return r;
     }
     space_ref(&c->space, start, count);
@@ -111,6 +120,15 @@ bool load_in_disk(const struct container *c, uint64_t offset, uint64_t bytes)
     return false;
 }
 
+/* Returns what the problem came to. */
+static int refcounts_broken(struct load_sink *sink, int r)
+{
+    if (r > 0) {
+        sink->refcounts_broken = true;
+    }
+    return r;
+}
+
 static int load_refcount_table(struct container *c, struct load_sink *sink, uint64_t file_bytes,
                                struct error *error)
 {
@@ -121,19 +139,23 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
 
     rc->cluster_bits = c->header.cluster_bits;
     rc->order = c->header.refcount_order;
+    if (sink && sink->anew) {
+        return 0;
+    }
     rc->table_offset = c->header.refcount_table_offset;
     rc->table_clusters = c->header.refcount_table_clusters;
     bytes = rc->table_clusters << rc->cluster_bits;
     if (rc->table_clusters == 0 || bytes > max_u64(REFCOUNT_TABLE_BYTES_MAX, size)) {
-        return load_problem(sink, error,
-                            "refcount table (header byte %u): found %" PRIu64
-                            " clusters, expected 1 to %" PRIu64,
-                            HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
-                            max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+        r = load_problem(sink, error,
+                         "refcount table (header byte %u): found %" PRIu64
+                         " clusters, expected 1 to %" PRIu64,
+                         HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
+                         max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+        return refcounts_broken(sink, r);
     }
     r = load_claim(c, sink, file_bytes, "refcount table", rc->table_offset, bytes, error);
     if (r != 0) {
-        return r;
+        return refcounts_broken(sink, r);
     }
     table = malloc(bytes);
     rc->n_blocks = (uint32_t)(bytes / REFCOUNT_TABLE_ENTRY_BYTES);
@@ -159,7 +181,7 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
                 ? load_problem(sink, error, "%s: found 0x%" PRIx64 ", expected bits 0 to 8 clear",
                                what, value)
                 : load_claim(c, sink, file_bytes, what, value, size, error);
-        if (r < 0) {
+        if (refcounts_broken(sink, r) < 0) {
             return r;
         }
         if (r == 0) {
@@ -172,7 +194,7 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
 /* How the counters of one stretch of clusters differ, gathered into one line. */
 struct difference {
     uint64_t first, last, found, expected;
-    bool any;
+    bool any, disk;
 };
 
 static void difference_flush(struct difference *d, struct load_sink *sink)
@@ -182,21 +204,30 @@ static void difference_flush(struct difference *d, struct load_sink *sink)
                     "refcount of clusters %" PRIu64 " to %" PRIu64 ": found %" PRIu64
                     ", expected %" PRIu64 "%s",
                     d->first, d->last, d->found, d->expected,
-                    d->found < d->expected ? "" : " (leaked)");
+                    d->disk                  ? " (the image's disk's: for 'qemu-img check -r')"
+                    : d->found < d->expected ? ""
+                                             : " (leaked)");
     }
     d->any = false;
 }
 
 static void difference_add(struct difference *d, struct load_sink *sink, uint64_t cluster,
-                           uint64_t found, uint64_t expected)
+                           uint64_t found, uint64_t expected, bool disk)
 {
-    if (d->any && d->last + 1 == cluster && d->found == found && d->expected == expected) {
+    if (d->any && d->last + 1 == cluster && d->found == found && d->expected == expected &&
+        d->disk == disk) {
         d->last = cluster;
         return;
     }
     difference_flush(d, sink);
     *d = (struct difference){
-        .first = cluster, .last = cluster, .found = found, .expected = expected, .any = true};
+        .first = cluster,
+        .last = cluster,
+        .found = found,
+        .expected = expected,
+        .any = true,
+        .disk = disk,
+    };
 }
 
 static int load_compare_refcounts(struct container *c, struct load_sink *sink, struct error *error)
@@ -247,13 +278,13 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
                     rc->uncovered |= !exists;
                     refcounts_flag(rc, b, REFCOUNT_RAISE);
                 }
-                difference_add(&d, sink, cluster, have, want);
+                difference_add(&d, sink, cluster, have, want, disk != 0);
             } else if (have < want) {
                 /* We raise before we refer; whoever lowers is somebody else. */
                 c->foreign_write |= c->header.has_private;
                 rc->uncovered |= !exists;
                 refcounts_flag(rc, b, REFCOUNT_RAISE);
-                difference_add(&d, sink, cluster, have, want);
+                difference_add(&d, sink, cluster, have, want, disk != 0);
             } else if (others && want == 0) {
                 if (inside) {
                     space_mark(&c->space, cluster, 1, REFS_PINNED);
@@ -261,7 +292,7 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
             } else {
                 c->leaked_clusters++;
                 refcounts_flag(rc, b, REFCOUNT_LOWER);
-                difference_add(&d, sink, cluster, have, want);
+                difference_add(&d, sink, cluster, have, want, disk != 0);
             }
         }
     }
@@ -305,10 +336,15 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
         return 0;
     }
     r = load_claim(c, sink, file_bytes, "state blob", p->state_offset, p->state_bytes, error);
-    if (r != 0) {
+    if (r < 0) {
         return r;
     }
-    c->blob_claimed = true;
+    if (p->state_offset & (cluster_bytes(c) - 1)) {
+        load_state_damaged(c, NULL, "state blob: it does not stand at a cluster's start");
+        return 0;
+    }
+    /* In clusters of something else it may be whole all the same. */
+    c->blob_claimed = r == 0;
     bytes = malloc(p->state_bytes ? p->state_bytes : 1);
     if (!bytes) {
         return error_set_errno(error, -ENOMEM, "cannot read the state blob");
@@ -324,6 +360,9 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
         return 0;
     }
     bytes = NULL; /* the blob's now */
+    if (p->flags & PRIVATE_STATE_LOST) {
+        load_state_damaged(c, NULL, "the state was lost earlier");
+    }
     return 0;
 }
 
@@ -344,7 +383,9 @@ static int load_mirror(struct container *c, struct load_sink *sink, uint64_t fil
                     offset);
         return 0;
     }
-    return load_claim(c, sink, file_bytes, "mirror", offset, cluster_bytes(c), error);
+    int r = load_claim(c, sink, file_bytes, "mirror", offset, cluster_bytes(c), error);
+    c->mirror_lost = r > 0;
+    return r;
 }
 
 /* Whether a short header is fine, for whom. */
@@ -469,6 +510,8 @@ void container_unload(struct container *c)
     space_deinit(&c->space);
     free(c->disk_refs);
     runs_deinit(&c->limbo);
+    runs_deinit(&c->freed);
+    runs_deinit(&c->freed_before);
     header_deinit(&c->header);
     free(c);
 }

@@ -125,11 +125,13 @@ static int table_entry(struct table_reader *t, struct entry **ret)
     memcpy(e->name, p, e->name_bytes);
     e->name[e->name_bytes] = '\0';
     if (e->name_bytes == 0 || e->name_bytes > CONTAINER_NAME_BYTES_MAX) {
+        e->misnamed = true;
         damaged(t->load, e,
                 "bitmap table entry at offset %" PRIu64 ", name length: found %" PRIu32
                 ", expected 1 to %u",
                 offset, e->name_bytes, CONTAINER_NAME_BYTES_MAX);
     } else if (memchr(e->name, '\0', e->name_bytes)) {
+        e->misnamed = true;
         damaged(t->load, e,
                 "bitmap table entry at offset %" PRIu64 ", name: found a NUL byte, expected none",
                 offset);
@@ -260,6 +262,7 @@ static int load_table(struct load *l)
         if (r < 0) {
             return r;
         }
+        c->table_shared = r > 0;
     }
     return 0;
 }
@@ -298,6 +301,7 @@ static void entry_claim_l1(struct load *l, struct entry *e)
     uint64_t count = clusters_for(bytes, c->header.cluster_bits);
     for (uint64_t i = start; i < start + count; i++) {
         if (c->space.refs[i] != 0) {
+            load_overlap(c, l->sink, i);
             lost(l, e,
                  "L1 table at offset %" PRIu64 ": found cluster %" PRIu64 " in use by "
                  "something else, expected it free",
@@ -436,6 +440,8 @@ static void entry_check_overlap(struct load *l, struct entry *e)
 
     for (uint64_t i = start; i < start + count; i++) {
         if (c->space.refs[i] > 1) {
+            e->shared = true;
+            load_overlap(c, l->sink, i);
             damaged(l, e,
                     "L1 table at offset %" PRIu64 ": found cluster %" PRIu64
                     " in use by something else too",
@@ -446,6 +452,8 @@ static void entry_check_overlap(struct load *l, struct entry *e)
     for (uint32_t i = 0; e->slots && i < e->l1_entries; i++) {
         uint32_t cluster = e->slots[i].where & SLOT_CLUSTER;
         if (cluster && c->space.refs[cluster] > 1) {
+            e->shared = true;
+            load_overlap(c, l->sink, cluster);
             damaged(l, e,
                     "L1 entry %" PRIu32 " at offset %" PRIu64 ": found cluster %" PRIu32
                     " in use by something else too",
@@ -535,6 +543,7 @@ static int load_all(struct load *l)
         load_state_damaged(c, l->sink, "state blob: found an id twice, expected each once");
         for (uint32_t i = 0; i < l->n; i++) {
             l->entries[i]->id = 0;
+            l->entries[i]->has_crcs = false;
             entry_damage(l->entries[i], "%s", c->state_damage);
             l->entries[i]->unreadable = true;
         }

@@ -146,6 +146,7 @@ static int plan_header(struct container_txn *txn, const struct container_commit_
     h->private.clean = options->clean;
     h->private.boot_id = options->boot_id;
     h->private.identity = options->identity;
+    h->private.flags = txn->state_lost ? PRIVATE_STATE_LOST : 0;
     return 0;
 }
 

@@ -199,8 +199,4 @@ void refcounts_synced(struct refcounts *refcounts, bool good)
         }
     }
     refcounts->n_pending = kept;
-    if (refcounts->table_unsynced) {
-        refcounts->table_unsynced = false;
-        refcounts->table_rewrite |= !good;
-    }
 }

@@ -69,6 +69,7 @@ static int reserve_grow(struct container *c, struct run *reserve, uint64_t need)
     }
     space_mark(&c->space, run.start, run.count, REFS_RESERVED);
     space_mark(&c->space, reserve->start, reserve->count, 0);
+    punch_later(c, reserve->start, reserve->count);
     *reserve = run;
     return 0;
 }
@@ -79,6 +80,9 @@ int reserve_prepare(struct container_txn *txn, struct error *error)
     bool growing = txn->taken > txn->dropped;
     int r = 0, s = 0;
 
+    if (c->offline) {
+        return 0;
+    }
     /* What was used up comes back from the old commit's table and blob. */
     if (txn->used_reserve_table.count == 0) {
         r = reserve_grow(c, &c->reserve_table, txn->table_run.count + 1);
@@ -124,6 +128,9 @@ void reserve_committed(struct container_txn *txn, const struct run *old_table,
 
     release_rest(&c->space, &txn->used_reserve_table, txn->table_run.count);
     release_rest(&c->space, &txn->used_reserve_blob, txn->blob_run.count);
+    if (c->offline) {
+        return;
+    }
     replenish(&c->space, &c->reserve_table, old_table);
     replenish(&c->space, &c->reserve_blob, old_blob);
 }

@@ -84,8 +84,7 @@ int txn_io_write(struct container_txn *txn, const void *buffer, uint64_t bytes, 
     return 0;
 }
 
-/* Makes a slot unallocated. */
-static int slot_release(struct container_txn *txn, struct entry *e, struct slot *slot)
+int slot_release(struct container_txn *txn, struct entry *e, struct slot *slot)
 {
     uint32_t cluster = slot->where & SLOT_CLUSTER;
     int r = 0;
@@ -138,8 +137,7 @@ static int entry_drop_l1(struct container_txn *txn, const struct entry *old)
     return txn_drop(txn, old->l1_offset >> bits, count);
 }
 
-/* The bitmap gets a new L1 table. */
-static int edit_dirty(struct container_txn *txn, struct edit *edit)
+int edit_dirty(struct container_txn *txn, struct edit *edit)
 {
     struct entry *e = edit->new;
     int r;
@@ -163,6 +161,13 @@ static int edit_dirty(struct container_txn *txn, struct edit *edit)
     e->has_crcs = true;
     edit->l1_dirty = true;
     return 0;
+}
+
+int edit_move_l1(struct container_txn *txn, struct edit *edit)
+{
+    int r = edit->l1_dirty ? 0 : entry_drop_l1(txn, edit->old);
+    edit->l1_dirty |= r == 0;
+    return r;
 }
 
 /* ---- calls ---- */
@@ -340,7 +345,7 @@ int container_txn_update(struct container_txn *txn, uint64_t id, const char *nam
     return r < 0 ? fail(txn, r) : 0;
 }
 
-static int edit_remove(struct container_txn *txn, struct edit *edit)
+int edit_remove(struct container_txn *txn, struct edit *edit)
 {
     struct entry *e = edit->new;
     int r = 0;
@@ -455,8 +460,8 @@ int container_txn_zero(struct container_txn *txn, uint64_t id, uint32_t l1_index
     return r < 0 ? fail(txn, r) : 0;
 }
 
-static int slot_write(struct container_txn *txn, struct edit *edit, struct slot *slot,
-                      const void *bits, size_t length_bytes, struct error *error)
+int slot_write(struct container_txn *txn, struct edit *edit, struct slot *slot, const void *bits,
+               size_t length_bytes, struct error *error)
 {
     struct container *c = txn->container;
     uint64_t cluster;
@@ -556,6 +561,7 @@ static void give_back(struct container *c, bool in_doubt, uint64_t start, uint64
     if (!in_doubt) {
         space_unref(&c->space, start, count);
         refcounts_flag_run(&c->refcounts, &run, REFCOUNT_LOWER);
+        punch_later(c, start, count);
     } else {
         /* Without memory to remember them they stay in use until the container is opened again. */
         (void)runs_push(&c->limbo, start, count);
@@ -573,7 +579,7 @@ void container_abort(struct container_txn *txn)
     for (size_t i = 0; i < txn->fresh.n; i++) {
         give_back(c, in_doubt, txn->fresh.items[i].start, txn->fresh.items[i].count);
     }
-    for (size_t i = txn->n_installed; i < txn->n_new_blocks; i++) {
+    for (size_t i = 0; i < txn->n_new_blocks; i++) {
         give_back(c, in_doubt, txn->new_blocks[i].cluster, 1);
     }
     reserve_aborted(txn, !in_doubt);

@@ -153,6 +153,46 @@ static void test_transfers(void **state)
 }
 
 /* Offsets from a damaged structure, which a cast would make small or negative. */
+/* Blocks go, bytes become zeros, the size stays, neighbours too. */
+static void test_punch(void **state)
+{
+    enum {
+        BLOCK = 65536
+    };
+    static uint8_t bytes[3 * BLOCK], zeros[BLOCK];
+    struct stat before, after;
+    int fd = -1;
+
+    (void)state;
+    struct file *file = open_file(FILE_CREATE, &fd);
+    memset(bytes, 0xa5, sizeof bytes);
+    assert_int_equal(file_write(file, bytes, sizeof bytes, 0), 0);
+    assert_int_equal(file_datasync(file), 0);
+    assert_int_equal(fstat(fd, &before), 0);
+    int r = file_punch(file, BLOCK, BLOCK);
+    if (r == -EOPNOTSUPP) {
+        file_close(file);
+        skip();
+    }
+    assert_int_equal(r, 0);
+    assert_int_equal(fstat(fd, &after), 0);
+    assert_true(after.st_blocks < before.st_blocks);
+    assert_int_equal(size_of(file), sizeof bytes);
+    memset(bytes + BLOCK, 0, BLOCK);
+    static uint8_t found[sizeof bytes];
+    assert_int_equal(file_read(file, found, sizeof found, 0), 0);
+    assert_memory_equal(found, bytes, sizeof bytes);
+
+    assert_int_equal(file_punch(file, 100, 0), 0);
+    assert_int_equal(file_punch(file, 10 * BLOCK, BLOCK), 0);
+    assert_int_equal(size_of(file), sizeof bytes);
+    assert_int_equal(file_punch(file, UINT64_MAX, 1), -EFBIG);
+    assert_int_equal(file_punch(file, 1, UINT64_MAX), -EFBIG);
+    assert_int_equal(file_read(file, found, BLOCK, BLOCK), 0);
+    assert_memory_equal(found, zeros, BLOCK);
+    file_close(file);
+}
+
 static void test_absurd_offsets(void **state)
 {
     static const uint64_t offsets[] = {
@@ -216,6 +256,7 @@ int main(void)
         cmocka_unit_test_teardown(test_refused, remove_file),
         cmocka_unit_test_teardown(test_transfers, remove_file),
         cmocka_unit_test_teardown(test_absurd_offsets, remove_file),
+        cmocka_unit_test_teardown(test_punch, remove_file),
         cmocka_unit_test_teardown(test_identity, remove_file),
         cmocka_unit_test(test_sync_directory),
     };

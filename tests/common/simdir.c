@@ -114,6 +114,12 @@ static int dir_allocate(struct file *file, uint64_t offset, uint64_t length)
     return prepare(h, true) ? file_allocate(simdisk_file(h->disk), offset, length) : -EIO;
 }
 
+static int dir_punch(struct file *file, uint64_t offset, uint64_t length)
+{
+    struct handle *h = (struct handle *)file;
+    return prepare(h, true) ? file_punch(simdisk_file(h->disk), offset, length) : -EIO;
+}
+
 static int dir_identity(struct file *file, struct file_identity *ret)
 {
     *ret = (struct file_identity){.inode = ((struct handle *)file)->inode};
@@ -138,6 +144,7 @@ static const struct file_ops dir_ops = {
     .size = dir_size,
     .truncate = dir_truncate,
     .allocate = dir_allocate,
+    .punch = dir_punch,
     .identity = dir_identity,
     .descriptor = dir_descriptor,
     .close = dir_close,

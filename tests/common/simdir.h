@@ -61,9 +61,10 @@ enum simdir_fate {
     SIMDIR_KEEP = SIMDISK_KEEP,
     SIMDIR_TEAR = SIMDISK_TEAR,
     SIMDIR_MASK = SIMDISK_MASK, /* the seed's bits: names first, then sectors, file by file */
-    SIMDIR_DESTROY,             /* each 4096-byte block that was written: old, new, or garbage */
-    SIMDIR_KILL,                /* the process alone: what reads saw is there, caches go on */
-    SIMDIR_EVICT,               /* the same, and the cache has let go of what a failed sync left */
+    SIMDIR_DESTROY =
+        SIMDISK_DESTROY, /* each 4096-byte block that was written: old, new, or garbage */
+    SIMDIR_KILL,         /* the process alone: what reads saw is there, caches go on */
+    SIMDIR_EVICT,        /* the same, and the cache has let go of what a failed sync left */
     SIMDIR_FATES
 };
 

@@ -7,57 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What differs between nothing kept and all kept was in the cache. */
-static struct simdisk *destroyed(const struct simdisk *disk, uint64_t *random)
-{
-    struct simdisk *old = simdisk_crash(disk, SIMDISK_DROP, 1);
-    struct simdisk *new = simdisk_crash(disk, SIMDISK_KEEP, 1);
-    uint64_t old_size, new_size;
-    uint8_t *was = simdisk_bytes(old, &old_size), *is = simdisk_bytes(new, &new_size);
-
-    for (uint64_t at = 0; at < new_size; at += 4096) {
-        uint64_t length = new_size - at < 4096 ? new_size - at : 4096;
-        uint64_t common = at >= old_size ? 0 : old_size - at < length ? old_size - at : length;
-
-        if (common == length && memcmp(was + at, is + at, length) == 0) {
-            continue;
-        }
-        switch (simdisk_random(random) % 3) {
-        case 0:
-            memset(is + at, 0, length);
-            memcpy(is + at, was + at, common);
-            break;
-        case 1:
-            break;
-        default:
-            for (uint64_t i = 0; i < length; i++) {
-                is[at + i] = (uint8_t)simdisk_random(random);
-            }
-        }
-    }
-    struct simdisk *after = simdisk_from(is, new_size, 1);
-    simdisk_free(old);
-    simdisk_free(new);
-    return after;
-}
-
 static struct simdisk *disk_after(struct simdisk *disk, enum simdir_fate fate, uint64_t *random)
 {
-    switch (fate) {
-    case SIMDIR_KILL:
-    case SIMDIR_EVICT:
+    if (simdir_fate_is_kill(fate)) {
         return simdisk_clone(disk, fate == SIMDIR_EVICT, simdisk_random(random));
-    case SIMDIR_DESTROY:
-        return destroyed(disk, random);
-    case SIMDIR_MASK: {
+    }
+    if (fate == SIMDIR_MASK) {
         struct simdisk *after = simdisk_crash(disk, SIMDISK_MASK, *random);
         unsigned used = simdisk_unsynced(disk);
         *random = used < 64 ? *random >> used : 0;
         return after;
     }
-    default:
-        return simdisk_crash(disk, (enum simdisk_fate)fate, simdisk_random(random));
-    }
+    return simdisk_crash(disk, (enum simdisk_fate)fate, simdisk_random(random));
 }
 
 /* As the last write left it that was under way. */

@@ -30,7 +30,8 @@ struct simdisk {
     int fail_error;
     uint64_t limit;
     uint64_t random;
-    bool stopped, failed, closed;
+    uint64_t punched;
+    bool stopped, failed, closed, no_punch;
     bool forgets, sync_failed;
 };
 
@@ -226,6 +227,36 @@ static int sim_allocate(struct file *file, uint64_t offset, uint64_t length)
     return stops(d) ? -EIO : 0;
 }
 
+static void zero(struct simdisk *d, uint64_t length, uint64_t offset)
+{
+    uint64_t end = offset > d->size            ? offset
+                   : length > d->size - offset ? d->size
+                                               : offset + length;
+
+    if (end > offset) {
+        memset(d->view + offset, 0, end - offset);
+        for (uint64_t s = offset / SIMDISK_SECTOR; s <= (end - 1) / SIMDISK_SECTOR; s++) {
+            d->dirty[s] = 1;
+        }
+    }
+}
+
+static int sim_punch(struct file *file, uint64_t offset, uint64_t length)
+{
+    struct simdisk *d = (struct simdisk *)file;
+    int r = d->no_punch ? -EOPNOTSUPP : enter(d, true);
+
+    if (r < 0) {
+        if (!d->stopped && !d->no_punch) {
+            zero(d, simdisk_random(&d->random) % (length + 1), offset);
+        }
+        return r;
+    }
+    zero(d, length, offset);
+    d->punched += length;
+    return stops(d) ? -EIO : 0;
+}
+
 /* All disks are one file to those who ask; a directory of them tells them apart. */
 static int sim_identity(struct file *file, struct file_identity *ret)
 {
@@ -252,6 +283,7 @@ static const struct file_ops sim_ops = {
     .size = sim_size,
     .truncate = sim_truncate,
     .allocate = sim_allocate,
+    .punch = sim_punch,
     .identity = sim_identity,
     .descriptor = sim_descriptor,
     .close = sim_close,
@@ -350,16 +382,62 @@ void simdisk_limit(struct simdisk *d, uint64_t size)
     d->limit = size;
 }
 
+void simdisk_no_punch(struct simdisk *d)
+{
+    d->no_punch = true;
+}
+
+uint64_t simdisk_punched(const struct simdisk *d)
+{
+    return d->punched;
+}
+
+#define PAGE_SECTORS (4096u / SIMDISK_SECTOR)
+
+/* A block of 4096 bytes that was being written: as it was, as it was to be, or garbage. */
+static void destroy_page(struct simdisk *after, const struct simdisk *d, uint64_t first,
+                         uint64_t *random)
+{
+    uint64_t end = first + PAGE_SECTORS, bytes = PAGE_SECTORS * SIMDISK_SECTOR;
+    bool dirty = false;
+
+    for (uint64_t s = first; s < end && s * SIMDISK_SECTOR < d->size; s++) {
+        dirty |= d->dirty[s];
+    }
+    if (!dirty) {
+        return;
+    }
+    grow(after, end * SIMDISK_SECTOR);
+    switch (simdisk_random(random) % 3) {
+    case 0:
+        return;
+    case 1:
+        memcpy(after->view + first * SIMDISK_SECTOR, d->view + first * SIMDISK_SECTOR,
+               end * SIMDISK_SECTOR <= d->capacity ? bytes : d->capacity - first * SIMDISK_SECTOR);
+        break;
+    default:
+        for (uint64_t i = 0; i < bytes; i++) {
+            after->view[first * SIMDISK_SECTOR + i] = (uint8_t)simdisk_random(random);
+        }
+    }
+    memcpy(after->media + first * SIMDISK_SECTOR, after->view + first * SIMDISK_SECTOR, bytes);
+}
+
 struct simdisk *simdisk_crash(const struct simdisk *d, enum simdisk_fate fate, uint64_t seed)
 {
     struct simdisk *after = simdisk_from(d->media, d->media_size, seed);
     uint64_t random = seed, size = d->media_size;
 
-    if (fate == SIMDISK_KEEP || (fate == SIMDISK_TEAR && simdisk_random(&random) % 2)) {
+    if (fate == SIMDISK_KEEP || fate == SIMDISK_DESTROY ||
+        (fate == SIMDISK_TEAR && simdisk_random(&random) % 2)) {
         size = d->size;
     }
     grow(after, d->size);
-    for (uint64_t s = 0; s * SIMDISK_SECTOR < d->size; s++) {
+    for (uint64_t s = 0; fate == SIMDISK_DESTROY && s * SIMDISK_SECTOR < d->size;
+         s += PAGE_SECTORS) {
+        destroy_page(after, d, s, &random);
+    }
+    for (uint64_t s = 0; fate != SIMDISK_DESTROY && s * SIMDISK_SECTOR < d->size; s++) {
         bool kept = fate == SIMDISK_KEEP;
         if (!d->dirty[s]) {
             continue;
@@ -386,8 +464,6 @@ struct simdisk *simdisk_crash(const struct simdisk *d, enum simdisk_fate fate, u
     }
     return after;
 }
-
-#define PAGE_SECTORS (4096u / SIMDISK_SECTOR)
 
 /* The page as the media have it, if nothing in it is waiting to be written. */
 static void evict_page(struct simdisk *d, uint64_t page)

@@ -56,12 +56,17 @@ bool simdisk_sync_failed(const struct simdisk *disk); /* ever */
 /* Writes and allocations that would make the file larger fail with -ENOSPC.  0: no limit. */
 void simdisk_limit(struct simdisk *disk, uint64_t size);
 
+/* Punching fails with -EOPNOTSUPP; that counts as no call. */
+void simdisk_no_punch(struct simdisk *disk);
+uint64_t simdisk_punched(const struct simdisk *disk); /* bytes so far */
+
 enum simdisk_fate {
     SIMDISK_DROP, /* nothing unsynced reached the media */
     SIMDISK_KEEP, /* all of it did */
     SIMDISK_TEAR, /* each sector for itself, at random */
     SIMDISK_MASK, /* each sector for itself: one bit of the seed each, in their order, lowest first;
                    * the file is as long as they demand */
+    SIMDISK_DESTROY, /* each block of 4096 bytes that was written to: old, new, or garbage */
 };
 
 /* Sectors that were written and not synced. */

@@ -135,6 +135,69 @@ void hostile_seal(uint8_t *b, uint64_t size)
     memcpy(b + at_mirror, b, 264);
 }
 
+static void show(void *opaque, bool corruption, const char *text)
+{
+    printf("%s: %s: %s\n", *(const char **)opaque, corruption ? "corruption" : "leak", text);
+}
+
+static void count_losses(void *opaque, const char *text)
+{
+    assert_true(text[0] != '\0');
+    ++*(unsigned *)opaque;
+}
+
+bool hostile_repair(const uint8_t *bytes, uint64_t size, bool sealed, const char *what,
+                    struct simdisk **ret)
+{
+    struct simdisk *disk = simdisk_from(bytes, size, seed);
+    unsigned losses = 0;
+    struct container_repair_calls calls = {.lost = count_losses, .opaque = &losses};
+    struct container_repair_report report, again;
+    struct container_check_report check;
+    struct container_info info;
+    struct error e = {{0}};
+
+    int r = container_repair(simdisk_file(disk), &calls, &report, &e);
+    if (r < 0) {
+        assert_true(r == -EBADMSG || r == -ENOTSUP || r == -EFBIG);
+        assert_true(e.text[0] != '\0');
+        assert_int_equal(simdisk_changes(disk), 0);
+        simdisk_free(disk);
+        return false;
+    }
+    assert_int_equal(report.losses, losses);
+    uint64_t changes = simdisk_changes(disk);
+    assert_true(changes > 0 || report.repaired == 0);
+    if (report.left.corruptions + report.left.leaks > 0) {
+        (void)container_check(simdisk_file(disk), show, &what, &check, &e);
+        fail_msg("%s: the repair leaves something", what);
+    }
+    OK(container_repair(simdisk_file(disk), &calls, &again, &e), e);
+    assert_int_equal(simdisk_changes(disk), changes);
+    assert_int_equal(again.repaired + again.losses, 0);
+
+    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+    container_get_info(c, &info);
+    for (uint32_t i = 0; i < info.bitmaps; i++) {
+        bool good;
+        uint64_t digest = hostile_digest(c, i, &good);
+        bool known = i < N && digest == digests[i];
+        for (uint32_t k = 0; k < N; k++) {
+            known |= digest == digests[k]; /* one before it may be gone */
+        }
+        if (!sealed && good && info.has_private && !known) {
+            fail_msg("%s: bitmap %u is wrong after the repair, and passes for good", what, i);
+        }
+    }
+    container_close(c);
+    if (ret) {
+        *ret = disk;
+    } else {
+        simdisk_free(disk);
+    }
+    return true;
+}
+
 void hostile_write_to_all(struct container *c)
 {
     struct container_bitmap_info b;

@@ -28,6 +28,15 @@ uint64_t hostile_digest(struct container *c, uint32_t index, bool *ret_good);
 /* Makes every CRC right, as far as pointers lead into the file. */
 void hostile_seal(uint8_t *b, uint64_t size);
 
+/*
+ * Repairs a copy of the disk: false when that is refused, with nothing written.
+ * Else the check finds nothing any more, a second repair has nothing to do, and
+ * whatever the container then says without a reservation is what was written
+ * (@sealed: not asked).  The disk is kept in *ret when it is not NULL.
+ */
+bool hostile_repair(const uint8_t *bytes, uint64_t size, bool sealed, const char *what,
+                    struct simdisk **ret);
+
 /* Writes to, and removes, whatever can be named: any refusal is fine, a crash is not. */
 void hostile_write_to_all(struct container *c);
 

@@ -27,6 +27,7 @@ static void right_or_damaged(struct simdisk *disk, bool sealed, const char *what
     if (size > 0) {
         memcpy(before, bytes, size);
     }
+    (void)hostile_repair(before, size, sealed, what, NULL);
     (void)container_check(simdisk_file(disk), NULL, NULL, &report, &e);
     for (unsigned round = 0; round < 3; round++) {
         int r = container_open(simdisk_file(disk), round ? CONTAINER_OPEN_WRITE : 0, &c, &e);

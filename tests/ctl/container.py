@@ -235,7 +235,7 @@ class Check(Scratch):
         head, *rest = reversed(run("container", "check", self.path, "-o", "ndjson").lines())
         for each in (human, result):
             self.assertEqual((each.code, each.err), (code, ""), each)
-        self.assertEqual((value["schema_version"], value["repaired"]), (1, 0))
+        self.assertEqual((value["schema_version"], value["repaired"], value["losses"]), (1, 0, 0))
         self.assertEqual((value["corruptions"] > 0), code == 2)
         if code == 3:
             self.assertGreater(value["leaks"], 0)
@@ -246,7 +246,8 @@ class Check(Scratch):
         self.assertEqual("corruption" in kinds, value["corruptions"] > 0)
         self.assertEqual("leak" in kinds, value["leaks"] > 0)
         self.assertEqual(
-            head, {k: value[k] for k in ("schema_version", "corruptions", "leaks", "repaired")}
+            head,
+            {k: value[k] for k in ("schema_version", "corruptions", "leaks", "repaired", "losses")},
         )
         self.assertEqual([(f["kind"], f["text"]) for f in reversed(rest)],
                          [(f["kind"], f["text"]) for f in value["findings"]])  # fmt: skip
@@ -287,6 +288,79 @@ class Check(Scratch):
         self.check(2)
         self.assertEqual(self.bytes(), before)
 
+    def repair(self, code, *words):
+        result = run("container", "check", "--repair", self.path, "-o", "json", *words)
+        self.assertEqual((result.code, result.err), (code, ""), result)
+        return result.json()
+
+    def test_repair_leaks_and_refcounts(self):
+        self.create()
+        before = self.info()
+        clusters = os.path.getsize(self.path) // CLUSTER
+        self.patch(clusters * CLUSTER, bytes(CLUSTER))
+        self.patch(self.refcounts() + 2 * clusters, struct.pack(">H", 1))
+        self.patch(self.refcounts(), b"\0\0")
+        value = self.repair(0)
+        self.assertEqual(
+            [value[k] for k in ("corruptions", "leaks", "repaired", "losses")], [0, 0, 2, 0]
+        )
+        self.assertEqual([f["kind"] for f in value["findings"]], ["corruption", "leak"])
+        self.check(0)
+        after = self.info()
+        for key in ("uuid", "commit_id", "applied_seq", "clean"):
+            self.assertEqual(after[key], before[key])
+        # Nothing is left to do, and nothing is done.
+        content = self.bytes()
+        self.assertEqual(self.repair(0)["repaired"], 0)
+        self.assertEqual(self.bytes(), content)
+
+    def test_repair_of_a_broken_refcount_table(self):
+        self.create()
+        table = struct.unpack_from(">Q", self.bytes(), 48)[0]
+        self.patch(table, os.urandom(4096))
+        self.check_fails(1, "info", self.path)
+        self.check(2)
+        result = run("container", "check", "--repair", self.path)
+        self.assertEqual((result.code, result.err), (0, ""))
+        self.assertRegex(result.out, r"(?m)^ERROR: refcount table")
+        self.assertRegex(result.out, r"\nRepaired: \d+\.\nNo errors are left\.\n\Z")
+        self.check(0)
+        subprocess.check_call([QEMU_IMG, "info", self.path], stdout=subprocess.DEVNULL)
+
+    def test_repair_after_a_write_by_qemu(self):
+        self.create()
+        uuid = self.info()["uuid"]
+        subprocess.check_call([QEMU_IMG, "check", "-q", "-r", "leaks", self.path])
+        value = self.check(2)
+        self.assertIn("autoclear", " ".join(f["text"] for f in value["findings"]))
+        self.repair(0)
+        self.assertEqual((self.info()["uuid"], self.info()["foreign_write"]), (uuid, False))
+
+    def test_repair_of_a_lost_state(self):
+        self.create()
+        offset = struct.unpack_from(">Q", self.bytes(), 128)[0]
+        self.patch(offset, bytes(64))
+        value = self.repair(0)
+        self.assertEqual(value["losses"], 1)
+        self.assertEqual([f["kind"] for f in value["findings"]], ["corruption", "loss"])
+        self.assertEqual(self.info()["state_damage"], "the state was lost earlier")
+        self.assertEqual(self.repair(0)["findings"], [])
+        human = run("container", "check", "--repair", self.path)
+        self.assertEqual((human.code, human.out), (0, "No errors were found.\n"))
+
+    def test_repair_of_bits_of_another_program(self):
+        foreign_container(self.path, [("vm/a", 512, 100, [b"\xff" * 512])])
+        value = self.repair(0)
+        self.assertEqual((value["repaired"], value["losses"]), (1, 0))
+        self.assertEqual(self.info()["bitmaps"][0]["dirty_bytes"], 100 * 512)
+
+    def test_what_cannot_be_repaired(self):
+        for content in (b"no qcow2", b"QFI\xfb" + bytes(200)):
+            with open(self.path, "wb") as file:
+                file.write(content)
+            self.check_fails(1, "check", self.path, "--repair")
+            self.assertEqual(self.bytes(), content)
+
     def test_could_not_check(self):
         self.check_fails(1, "check", os.path.join(self.directory, "none"))
         self.check_fails(1, "check", self.directory)
@@ -297,6 +371,50 @@ class Check(Scratch):
             with open(self.path, "wb") as file:
                 file.write(content)
             self.check_fails(1, "check", self.path)
+
+
+class Compact(Scratch):
+    def compact(self):
+        result = run("container", "compact", self.path, "-o", "json")
+        self.assertEqual((result.code, result.err), (0, ""), result)
+        return result.json()
+
+    def test_nothing_to_gain(self):
+        self.create()
+        self.compact()
+        info = self.info()
+        value = self.compact()
+        self.assertEqual((value["schema_version"], value["gained"]), (1, 0))
+        self.assertLessEqual(value["file_size"], value["file_size_before"])
+        self.assertEqual(self.info()["uuid"], info["uuid"])
+        self.assertEqual(run("container", "check", self.path).code, 0)
+
+    def test_gains_what_is_behind(self):
+        self.create("--cluster-size", "64K")
+        before = self.info()
+        with open(self.path, "r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(os.urandom(64 * CLUSTER))
+            os.fsync(file.fileno())
+        value = self.compact()
+        self.assertGreaterEqual(value["gained"], 63 * CLUSTER)
+        self.assertEqual(value["gained"], value["disk_usage_before"] - value["disk_usage"])
+        self.assertEqual(value["file_size"], os.path.getsize(self.path))
+        self.assertLessEqual(value["file_size"], 10 * CLUSTER)
+        after = self.info()
+        for key in ("uuid", "commit_id", "applied_seq", "clean"):
+            self.assertEqual(after[key], before[key])
+        self.assertEqual(run("container", "check", self.path).code, 0)
+        human = run("container", "compact", self.path)
+        self.assertRegex(human.out, r"(?m)^gained: +\d+ \(")
+
+    def test_damage_comes_first(self):
+        self.create()
+        offset = struct.unpack_from(">Q", self.bytes(), 128)[0]
+        self.patch(offset, bytes(64))
+        before = self.bytes()
+        self.assertIn("repair", self.check_fails(1, "compact", self.path).err)
+        self.assertEqual(self.bytes(), before)
 
 
 class Locks(Scratch):
@@ -314,7 +432,11 @@ class Locks(Scratch):
         self.create()
         self.lock(300, 101, 103, 201, 203)
         self.assertEqual(self.info()["bitmaps"], [])
+        before = self.bytes()
         self.check_fails(5, "check", self.path)
+        self.check_fails(5, "check", self.path, "--repair")
+        self.check_fails(5, "compact", self.path)
+        self.assertEqual(self.bytes(), before)
 
     def test_beside_a_writer_that_is_no_bitmapd(self):
         self.create()

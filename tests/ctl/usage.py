@@ -15,12 +15,13 @@ COMMANDS = {
     "bitmap disable", "bitmap rename", "bitmap set", "bitmap clear", "bitmap merge",
     "mark", "map", "flush", "status", "reload",
     "container create", "container info", "container check",
+    "container compact",
 }  # fmt: skip
 
 # Not built: neither in help nor taken.
 ABSENT = [
     "checkpoint list", "checkpoint create c d", "checkpoint delete d c", "export", "import",
-    "metrics", "drive adopt d", "container compact f", "map d --since c", "map d/n --since c",
+    "metrics", "drive adopt d", "map d --since c", "map d/n --since c",
     "map d/n --until c",
 ]  # fmt: skip
 
@@ -67,7 +68,8 @@ CASES = {
     "container create": (None, ["", "f g", "f --cluster-size 256", "f --cluster-size 4M",
                                 "f --cluster-size 65537", "f --cluster-size", "f --granularity 64K"]),
     "container info": (None, ["", "f g", "f --cluster-size 64K"]),
-    "container check": (None, ["", "f g", "f --repair", "f -o xml"]),
+    "container check": (None, ["", "f g", "f --repair=x", "f -o xml"]),
+    "container compact": (None, ["", "f g", "f --repair", "f --force"]),
 }  # fmt: skip
 
 
@@ -139,7 +141,7 @@ class Usage(unittest.TestCase):
         text = "".join(help_of(command) for command in COMMANDS)
         for line in ABSENT:
             self.check(line.split())
-        for word in ("checkpoint", "export", "import", "metrics", "adopt", "compact", "--repair",
+        for word in ("checkpoint", "export", "import", "metrics", "adopt",
                      "--since", "--until"):  # fmt: skip
             self.assertNotIn(word, text)
 
