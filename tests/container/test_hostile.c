@@ -364,6 +364,35 @@ static void damage_heals(void **state)
     }
 }
 
+/* An entry that says it has no bits has none to replace, but is not sound for that. */
+static void renaming_heals_nothing(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    struct container_txn *t;
+    struct error e;
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+    bool good;
+
+    (void)state;
+    store_be32(bytes + at_table + TABLE_L1_ENTRIES, 0);
+    layout_seal(bytes, size);
+    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+    (void)hostile_digest(c, 0, &good);
+    assert_false(good);
+    OK(container_begin(c, &t, &e), e);
+    OK(container_txn_update(t, 1, "d/new", 0, &e), e);
+    OK(test_commit(t, "x", &e), e);
+    (void)hostile_digest(c, 0, &good);
+    assert_false(good);
+    container_close(c);
+    c = test_open(disk, 0);
+    (void)hostile_digest(c, 0, &good);
+    assert_false(good);
+    container_close(c);
+    simdisk_free(disk);
+}
+
 /* Bits that look like a mirror do not make the search believe them. */
 static void forged_mirror(void **state)
 {
@@ -422,8 +451,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(corruption_table), cmocka_unit_test(shared_clusters),
-        cmocka_unit_test(damage_heals),     cmocka_unit_test(forged_mirror),
-        cmocka_unit_test(strangers),
+        cmocka_unit_test(damage_heals),     cmocka_unit_test(renaming_heals_nothing),
+        cmocka_unit_test(forged_mirror),    cmocka_unit_test(strangers),
     };
 
     seed = simdisk_seed();
