@@ -17,9 +17,9 @@
  * number (offset >> cluster_bits).
  */
 
-/* A file of more clusters is refused: it bounds the memory of struct space, and a cluster's number
- * and two flags fit 32 bits. */
-#define CLUSTERS_MAX (UINT64_C(1) << 28)
+/* It bounds the memory of struct space, and a cluster's number and two flags fit 32 bits. */
+_Static_assert(CONTAINER_CLUSTERS_MAX <= UINT64_C(1) << 30, "see SLOT_CLUSTER");
+_Static_assert(CONTAINER_REFCOUNT_ORDER_MAX == HEADER_REFCOUNT_ORDER_MAX, "qcow2's own limit");
 
 /* ---- lists of clusters (space.c) ---- */
 
@@ -177,6 +177,13 @@ static inline uint64_t refcounts_per_block(uint32_t cluster_bits, uint32_t order
 {
     return (UINT64_C(8) << cluster_bits) >> order;
 }
+
+/*
+ * How many counters of a block, from its first, have anything to tell when only
+ * @clusters of the clusters it counts exist: the rest are 0, and should be.
+ */
+uint64_t refcounts_to_look_at(const uint8_t *counters, uint32_t order, uint64_t per_block,
+                              uint64_t clusters);
 
 void refcounts_deinit(struct refcounts *refcounts);
 void refcounts_flag(struct refcounts *refcounts, uint64_t block, unsigned flags);
@@ -381,6 +388,7 @@ struct container_txn {
 
     struct new_block *new_blocks;
     size_t n_new_blocks;
+    size_t new_blocks_capacity;
     size_t n_installed; /* of them: part of the refcount table, commit or not */
     uint64_t *planned;  /* by index: cluster of a new block, 0 = none */
     uint64_t n_planned;

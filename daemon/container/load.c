@@ -109,12 +109,12 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
     rc->table_offset = c->header.refcount_table_offset;
     rc->table_clusters = c->header.refcount_table_clusters;
     bytes = rc->table_clusters << rc->cluster_bits;
-    if (rc->table_clusters == 0 || bytes > max_u64(REFCOUNT_TABLE_BYTES_MAX, size)) {
+    if (rc->table_clusters == 0 || bytes > max_u64(CONTAINER_REFCOUNT_TABLE_BYTES_MAX, size)) {
         return problem(sink, error,
                        "refcount table (header byte %u): found %" PRIu64
                        " clusters, expected 1 to %" PRIu64,
                        HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
-                       max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+                       max_u64(CONTAINER_REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
     }
     r = load_claim(c, sink, file_bytes, "refcount table", rc->table_offset, bytes, error);
     if (r != 0) {
@@ -202,6 +202,7 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
     for (uint64_t b = 0; b < blocks; b++) {
         bool exists = b < rc->n_blocks && rc->blocks[b].offset != 0;
         uint64_t first = b * per_block;
+        uint64_t clusters = first < c->space.clusters ? c->space.clusters - first : 0;
         if (exists) {
             int r = file_read(c->file, counters, size, rc->blocks[b].offset);
             if (r < 0) {
@@ -209,12 +210,14 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
                                        "cannot read the refcount block at offset %" PRIu64,
                                        rc->blocks[b].offset);
             }
-        } else if (first >= c->space.clusters) {
-            continue;
+        } else if (clusters == 0 ||
+                   bits_clear_from(c->space.refs + first, min_u64(clusters, per_block), 0)) {
+            continue; /* nothing to count, as in a hole of the file */
         } else {
             memset(counters, 0, size);
         }
-        for (uint64_t i = 0; i < per_block; i++) {
+        uint64_t n = refcounts_to_look_at(counters, rc->order, per_block, clusters);
+        for (uint64_t i = 0; i < n; i++) {
             uint64_t cluster = first + i;
             bool inside = cluster < c->space.clusters;
             uint64_t have = refcount_get(counters, rc->order, i);
@@ -350,10 +353,10 @@ int container_load(struct file *file, struct load_sink *sink, struct container *
                          HEADER_BITMAPS, c->header.bitmaps, CONTAINER_BITMAPS_MAX);
     }
     clusters = clusters_for(file_bytes, c->header.cluster_bits);
-    if (clusters > CLUSTERS_MAX) {
+    if (clusters > CONTAINER_CLUSTERS_MAX) {
         return error_set(error, -EFBIG,
                          "the file has %" PRIu64 " clusters, this program handles %" PRIu64,
-                         clusters, CLUSTERS_MAX);
+                         clusters, CONTAINER_CLUSTERS_MAX);
     }
     r = space_init(&c->space, clusters);
     if (r < 0) {
