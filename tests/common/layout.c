@@ -100,6 +100,9 @@ void layout_find(const uint8_t *image, uint64_t size, struct layout *ret)
         layout.table.bytes = entry.entry.at + entry.entry.bytes - table;
     }
     layout.entries = entry.number;
+    if (layout.entries == 0) {
+        layout.table = (struct place){0};
+    }
     *ret = layout;
 }
 
