@@ -42,6 +42,12 @@ void entry_damage(struct entry *entry, const char *format, ...)
     va_end(args);
 }
 
+bool entry_name_valid(const struct entry *entry)
+{
+    return entry->name_bytes > 0 && entry->name_bytes <= CONTAINER_NAME_BYTES_MAX &&
+           !memchr(entry->name, '\0', entry->name_bytes);
+}
+
 bool entry_geometry(uint64_t sectors, uint32_t granularity, uint32_t cluster_bits,
                     uint64_t *ret_l1_entries, struct error *error)
 {

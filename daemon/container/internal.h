@@ -238,6 +238,8 @@ void entry_free(struct entry *entry);
 /* Sets the damage unless there is one.  Keeps quiet about lack of memory: a fixed text then. */
 void entry_damage(struct entry *entry, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Whether the name is one that an entry may have; what was read may be another. */
+bool entry_name_valid(const struct entry *entry);
 /* L1 entries of a bitmap with this geometry; false when it is none of the draft's or our limits. */
 bool entry_geometry(uint64_t sectors, uint32_t granularity, uint32_t cluster_bits,
                     uint64_t *ret_l1_entries, struct error *error);

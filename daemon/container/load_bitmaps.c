@@ -186,19 +186,13 @@ static int table_parse(struct load *l, const struct blob *blob, struct error *wh
     return 0;
 }
 
-static bool name_valid(const struct entry *e)
-{
-    return e->name_bytes > 0 && e->name_bytes <= CONTAINER_NAME_BYTES_MAX &&
-           !memchr(e->name, '\0', e->name_bytes);
-}
-
 /* Of a table that is not what was written, only what looks like an entry is listed, and kept. */
 static void drop_unlistable(struct load *l)
 {
     uint32_t kept = 0;
 
     for (uint32_t i = 0; i < l->n; i++) {
-        if (name_valid(l->entries[i])) {
+        if (entry_name_valid(l->entries[i])) {
             l->entries[kept++] = l->entries[i];
         } else {
             entry_free(l->entries[i]);

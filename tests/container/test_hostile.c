@@ -393,6 +393,38 @@ static void renaming_heals_nothing(void **state)
     simdisk_free(disk);
 }
 
+/* New bits under a name that no bitmap can have are damaged until it has another. */
+static void a_bad_name_is_healed_by_a_good_one(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    struct container_bitmap_info b;
+    struct container_txn *t;
+    struct error e;
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+
+    (void)state;
+    bytes[at_table + TABLE_NAME + 1] = '\0';
+    layout_seal(bytes, size);
+    for (unsigned round = 0; round < 2; round++) {
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        container_bitmap_get(c, 0, &b);
+        assert_non_null(b.damage);
+        OK(container_begin(c, &t, &e), e);
+        OK(container_txn_update(t, 1, round ? "d/new" : NULL, 0, &e), e);
+        for (uint32_t i = 0; i < 70; i++) {
+            OK(container_txn_zero(t, 1, i, &e), e);
+        }
+        OK(test_commit(t, "x", &e), e);
+        container_bitmap_get(c, 0, &b);
+        assert_int_equal(b.damage != NULL, round == 0);
+        container_close(c);
+    }
+    struct container_check_report report = test_check(disk, true);
+    assert_int_equal(report.corruptions + report.leaks, 0);
+    simdisk_free(disk);
+}
+
 /* Bits that look like a mirror do not make the search believe them. */
 static void forged_mirror(void **state)
 {
@@ -450,9 +482,13 @@ static void strangers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(corruption_table), cmocka_unit_test(shared_clusters),
-        cmocka_unit_test(damage_heals),     cmocka_unit_test(renaming_heals_nothing),
-        cmocka_unit_test(forged_mirror),    cmocka_unit_test(strangers),
+        cmocka_unit_test(corruption_table),
+        cmocka_unit_test(shared_clusters),
+        cmocka_unit_test(damage_heals),
+        cmocka_unit_test(renaming_heals_nothing),
+        cmocka_unit_test(a_bad_name_is_healed_by_a_good_one),
+        cmocka_unit_test(forged_mirror),
+        cmocka_unit_test(strangers),
     };
 
     seed = simdisk_seed();
