@@ -39,7 +39,7 @@ static struct simdisk *wide(uint64_t s)
 {
     struct simdisk *disk = test_container(9, s);
 
-    test_set_refcount_order(disk, 6);
+    test_set_refcount_order(simdisk_file(disk), 6);
     return disk;
 }
 

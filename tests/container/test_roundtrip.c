@@ -137,7 +137,7 @@ static void every_refcount_width(void **state)
     for (uint32_t order = 0; order <= 6; order++) {
         struct simdisk *disk = test_container(9, seed);
         struct error error;
-        test_set_refcount_order(disk, order);
+        test_set_refcount_order(simdisk_file(disk), order);
         struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
         struct container_info info;
         container_get_info(c, &info);
