@@ -473,9 +473,10 @@ void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const 
     __attribute__((format(printf, 4, 5)));
 int load_bitmaps(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                  struct error *error);
-/* References clusters that a structure must have to itself.  -EBADMSG, or 1 as told above. */
-int load_claim(struct container *container, struct load_sink *sink, uint64_t file_bytes,
-               const char *what, uint64_t offset, uint64_t bytes, struct error *error);
+/* Whether a structure can have these clusters of the file to itself; why not. */
+bool load_claimable(const struct container *container, uint64_t file_bytes, const char *what,
+                    uint64_t offset, uint64_t bytes, struct error *why);
+void load_reference(struct container *container, uint64_t offset, uint64_t bytes);
 void load_state_damaged(struct container *container, struct load_sink *sink, const char *why);
 
 DEFINE_CLEANUP(struct container *, container_unload)

@@ -8,7 +8,7 @@
  *
  *     header, refcount table or blocks, mirror's place,      -EBADMSG: nothing can be believed,
  *       two of them in one cluster                             above all not which cluster is free
- *     state blob, bitmap table                               state_damage: every bitmap
+ *     state blob, bitmap table, their places                 state_damage: every bitmap
  *     one bitmap's L1 table or clusters                      that bitmap
  *
  * Memory: proportional to the file's size, since each structure must lie in
@@ -59,41 +59,55 @@ problem(struct load_sink *sink, struct error *error, const char *format, ...)
     return 1;
 }
 
-/*
- * References the clusters of a structure that must have them to itself.
- * Returns 0, or as problem().
- */
-int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes, const char *what,
-               uint64_t offset, uint64_t bytes, struct error *error)
+bool load_claimable(const struct container *c, uint64_t file_bytes, const char *what,
+                    uint64_t offset, uint64_t bytes, struct error *why)
 {
     uint64_t size = cluster_bytes(c);
 
     if (offset & (size - 1)) {
-        return problem(sink, error, "%s: found offset %" PRIu64 ", expected a multiple of %" PRIu64,
-                       what, offset, size);
+        (void)error_set(why, -EBADMSG,
+                        "%s: found offset %" PRIu64 ", expected a multiple of %" PRIu64, what,
+                        offset, size);
+        return false;
     }
     if (offset > file_bytes || bytes > file_bytes - offset) {
-        return problem(sink, error,
-                       "%s: found offset %" PRIu64 " and length %" PRIu64
-                       ", expected both within the file's %" PRIu64 " bytes",
-                       what, offset, bytes, file_bytes);
+        (void)error_set(why, -EBADMSG,
+                        "%s: found offset %" PRIu64 " and length %" PRIu64
+                        ", expected both within the file's %" PRIu64 " bytes",
+                        what, offset, bytes, file_bytes);
+        return false;
     }
     uint64_t start = offset >> c->header.cluster_bits;
     uint64_t count = clusters_for(bytes, c->header.cluster_bits);
-    int r = 0;
-    for (uint64_t i = start; i < start + count && r == 0; i++) {
+    for (uint64_t i = start; i < start + count; i++) {
         if (c->space.refs[i] != 0) {
-            r = problem(sink, error,
-                        "%s at offset %" PRIu64 ": found cluster %" PRIu64
-                        " in use by another structure, expected it free",
-                        what, offset, i);
+            (void)error_set(why, -EBADMSG,
+                            "%s at offset %" PRIu64 ": found cluster %" PRIu64
+                            " in use by another structure, expected it free",
+                            what, offset, i);
+            return false;
         }
     }
-    if (r < 0) {
-        return r;
+    return true;
+}
+
+void load_reference(struct container *c, uint64_t offset, uint64_t bytes)
+{
+    space_ref(&c->space, offset >> c->header.cluster_bits,
+              clusters_for(bytes, c->header.cluster_bits));
+}
+
+/* Of a structure without which nothing can be believed.  Returns 0, or as problem(). */
+static int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes,
+                      const char *what, uint64_t offset, uint64_t bytes, struct error *error)
+{
+    struct error why;
+
+    if (!load_claimable(c, file_bytes, what, offset, bytes, &why)) {
+        return problem(sink, error, "%s", why.text);
     }
-    space_ref(&c->space, start, count);
-    return r;
+    load_reference(c, offset, bytes);
+    return 0;
 }
 
 static int load_refcount_table(struct container *c, struct load_sink *sink, uint64_t file_bytes,
@@ -262,19 +276,21 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
 
     uint64_t longest = STATE_HEADER_BYTES + CONTAINER_STATE_BYTES_MAX +
                        (uint64_t)STATE_ENTRY_BYTES * CONTAINER_BITMAPS_MAX + 4 * c->space.clusters;
-    if (p->state_offset > file_bytes || p->state_bytes > file_bytes - p->state_offset ||
-        p->state_bytes > longest) {
+    if (p->state_bytes > longest) {
         (void)error_set(&why, -EBADMSG,
-                        "state blob: found offset %" PRIu64 " and length %" PRIu64
-                        ", expected both within the file's %" PRIu64 " bytes",
-                        p->state_offset, p->state_bytes, file_bytes);
+                        "state blob at offset %" PRIu64 ": found length %" PRIu64
+                        ", expected at most %" PRIu64,
+                        p->state_offset, p->state_bytes, longest);
         load_state_damaged(c, sink, why.text);
         return 0;
     }
-    r = load_claim(c, sink, file_bytes, "state blob", p->state_offset, p->state_bytes, error);
-    if (r != 0) {
-        return r;
+    /* Also where it lies wrong: in a file that was cut off, what once was there may have made way
+     * for a refcount block of a commit that was not finished. */
+    if (!load_claimable(c, file_bytes, "state blob", p->state_offset, p->state_bytes, &why)) {
+        load_state_damaged(c, sink, why.text);
+        return 0;
     }
+    load_reference(c, p->state_offset, p->state_bytes);
     c->blob_claimed = true;
     bytes = malloc(p->state_bytes ? p->state_bytes : 1);
     if (!bytes) {

@@ -226,12 +226,20 @@ static int load_table(struct load *l)
         drop_unlistable(l);
     }
     uint64_t bytes = table_bytes(l->entries, l->n);
-    if (bytes > 0) {
-        r = load_claim(c, l->sink, l->file_bytes, "bitmap table", c->header.table_offset, bytes,
-                       l->error);
-        if (r < 0) {
-            return r;
-        }
+    if (bytes == 0) {
+        return 0;
+    }
+    if (load_claimable(c, l->file_bytes, "bitmap table", c->header.table_offset, bytes, &why)) {
+        load_reference(c, c->header.table_offset, bytes);
+        return 0;
+    }
+    if (!c->header.has_private && !l->sink) {
+        return error_set(l->error, -EBADMSG, "%s", why.text);
+    }
+    /* What looked like entries belongs to something else. */
+    load_state_damaged(c, l->sink, why.text);
+    while (l->n > 0) {
+        entry_free(l->entries[--l->n]);
     }
     return 0;
 }

@@ -73,13 +73,15 @@ static const struct corruption corruptions[] = {
     {"extension length 120", NULL, 124, 4, 120, MIRROR, REFUSED},
     {"an empty extension where they ended", NULL, 256, 4, 7, MIRROR, SOUND},
 
-    {"state misaligned", &at_private, 0, 8, 1, MIRROR, REFUSED},
+    {"state misaligned", &at_private, 0, 8, 1, MIRROR, STATE},
     {"state far out", &at_private, 0, 8, UINT64_MAX & ~UINT64_C(511), MIRROR, STATE},
-    {"state in the header", &at_private, 0, 8, 0, MIRROR, REFUSED},
-    {"state in the mirror", &at_private, 0, 8, 3 * CLUSTER, MIRROR, REFUSED},
+    {"state in the header", &at_private, 0, 8, 0, MIRROR, STATE},
+    {"state in the mirror", &at_private, 0, 8, 3 * CLUSTER, MIRROR, STATE},
     {"state empty", &at_private, 8, 8, 0, MIRROR, STATE},
     {"state too long", &at_private, 8, 8, UINT64_MAX, MIRROR, STATE},
     {"state shorter", &at_private, 8, 8, 79, MIRROR, STATE},
+    {"state in a refcount block", &at_private, 0, 8, 2 * CLUSTER, MIRROR, STATE},
+    {"state half in the file", &at_private, 0, 8, 0x10000, MIRROR, STATE},
     {"mirror misaligned", &at_private, 16, 8, 3 * CLUSTER + 8, MIRROR, REFUSED},
     {"mirror far out", &at_private, 16, 8, UINT64_C(1) << 40, MIRROR, REFUSED},
     {"mirror in the header", &at_private, 16, 8, 0, MIRROR, REFUSED},
@@ -425,6 +427,33 @@ static void a_bad_name_is_healed_by_a_good_one(void **state)
     simdisk_free(disk);
 }
 
+/* The table's offset leads to where the blob is, and there is something like an entry. */
+static void a_table_in_the_blob(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    struct container_info info;
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+
+    (void)state;
+    bytes[at_private + PRIVATE_UUID] = 0; /* copied into the blob: the length of the name, … */
+    bytes[at_private + PRIVATE_UUID + 1] = 5;
+    memset(bytes + at_private + PRIVATE_UUID + 2, 'n', 5); /* … and the name */
+    store_be64(bytes + at_private + PRIVATE_FIELDS + 4, at_state);
+    layout_seal(bytes, size);
+    assert_true(test_check(disk, false).corruptions > 0);
+    for (unsigned round = 0; round < 2; round++) {
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        struct error e;
+        container_get_info(c, &info);
+        assert_int_equal(info.state_damage[0] != '\0', round == 0);
+        assert_int_equal(info.bitmaps, 0);
+        OK(test_commit_state(c, "x", &e), e);
+        container_close(c);
+    }
+    simdisk_free(disk);
+}
+
 /* Bits that look like a mirror do not make the search believe them. */
 static void forged_mirror(void **state)
 {
@@ -487,6 +516,7 @@ int main(void)
         cmocka_unit_test(damage_heals),
         cmocka_unit_test(renaming_heals_nothing),
         cmocka_unit_test(a_bad_name_is_healed_by_a_good_one),
+        cmocka_unit_test(a_table_in_the_blob),
         cmocka_unit_test(forged_mirror),
         cmocka_unit_test(strangers),
     };
