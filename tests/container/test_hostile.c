@@ -81,7 +81,6 @@ static const struct corruption corruptions[] = {
     {"state too long", &at_private, 8, 8, UINT64_MAX, MIRROR, STATE},
     {"state shorter", &at_private, 8, 8, 79, MIRROR, STATE},
     {"state in a refcount block", &at_private, 0, 8, 2 * CLUSTER, MIRROR, STATE},
-    {"state half in the file", &at_private, 0, 8, 0x10000, MIRROR, STATE},
     {"mirror misaligned", &at_private, 16, 8, 3 * CLUSTER + 8, MIRROR, REFUSED},
     {"mirror far out", &at_private, 16, 8, UINT64_C(1) << 40, MIRROR, REFUSED},
     {"mirror in the header", &at_private, 16, 8, 0, MIRROR, REFUSED},
