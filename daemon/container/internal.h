@@ -471,6 +471,24 @@ int container_load(struct file *file, struct load_sink *sink, struct container *
 void container_unload(struct container *container); /* all but the file */
 void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+#define LOAD_BUFFER_BYTES (UINT32_C(128) << 10) /* more than the longest table entry */
+
+/* The table and its entries on their way into the directory (load_bitmaps.c, load_l1.c). */
+struct load {
+    struct container *container;
+    struct load_sink *sink;
+    uint64_t file_bytes;
+    struct entry **entries; /* room for header.bitmaps */
+    uint32_t n;
+    uint8_t *buffer; /* LOAD_BUFFER_BYTES */
+    struct error *error;
+};
+
+/* Nothing that the bitmap's bits say can be believed. */
+void load_damaged(struct load *load, struct entry *entry, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* < 0 with words: I/O and memory only. */
+int load_l1_tables(struct load *load);
 int load_bitmaps(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                  struct error *error);
 /* Whether a structure can have these clusters of the file to itself; why not. */

@@ -426,6 +426,33 @@ static void a_bad_name_is_healed_by_a_good_one(void **state)
     simdisk_free(disk);
 }
 
+/* What was lost once may name clusters that others have had since. */
+static void lost_tables_spoil_nobody(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+
+    (void)state;
+    store_le32(bytes + at_state + STATE_HEADER_BYTES + STATE_ENTRY_FLAGS, STATE_ENTRY_LOST);
+    store_be64(bytes + at_l1[0], at_bits); /* of bitmap 1 */
+    store_be64(bytes + at_l1[0] + 8, at_l1[2]);
+    layout_seal(bytes, size);
+    for (unsigned round = 0; round < 2; round++) {
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        struct error e;
+        for (uint32_t i = 0; i < N; i++) {
+            bool good;
+            uint64_t digest = hostile_digest(c, i, &good);
+            assert_int_equal(good, i > 0);
+            assert_true(i == 0 || digest == digests[i]);
+        }
+        OK(test_commit_state(c, "the payload", &e), e);
+        container_close(c);
+    }
+    simdisk_free(disk);
+}
+
 /* The table's offset leads to where the blob is, and there is something like an entry. */
 static void a_table_in_the_blob(void **state)
 {
@@ -515,6 +542,7 @@ int main(void)
         cmocka_unit_test(damage_heals),
         cmocka_unit_test(renaming_heals_nothing),
         cmocka_unit_test(a_bad_name_is_healed_by_a_good_one),
+        cmocka_unit_test(lost_tables_spoil_nobody),
         cmocka_unit_test(a_table_in_the_blob),
         cmocka_unit_test(forged_mirror),
         cmocka_unit_test(strangers),
