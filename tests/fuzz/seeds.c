@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * fuzz_seeds DIRECTORY: what fuzzing starts from, an input for every cluster
- * size and refcount width, with bitmaps of several shapes, and one as a tool
- * that knows only the draft would have written it.
+ * fuzz_seeds DIRECTORY [CLUSTER_BITS]: what fuzzing starts from, an input for
+ * every cluster size (up to the one given) and refcount width, with bitmaps of
+ * several shapes, and one as a tool that knows only the draft would have
+ * written it.
  *
  * They are made anew each time rather than kept, so that they follow the
  * format.  What is kept, in corpus/, are findings.
@@ -47,11 +48,15 @@ static void fill(struct file *file, uint32_t cluster_bits)
     struct container_commit_options options = {.state = "state", .state_bytes = 5};
 
     must(container_open(file, CONTAINER_OPEN_WRITE, &c, &error), &error);
-    for (uint8_t round = 1; round <= 2; round++) {
+    /* Of the largest clusters few fit an input's file. */
+    const uint8_t rounds = cluster_bits == CONTAINER_CLUSTER_BITS_MAX ? 1 : 2;
+    for (uint8_t round = 1; round <= rounds; round++) {
         must(container_begin(c, &t, &error), &error);
         if (round == 1) {
             add(t, 1, 512, 1, cluster_bits, &error);
-            add(t, 2, 65536, 3, cluster_bits, &error);
+            if (rounds > 1) {
+                add(t, 2, 65536, 3, cluster_bits, &error);
+            }
             if (cluster_bits <= 10) { /* an L1 table of several clusters */
                 add(t, 3, 512, (UINT64_C(1) << cluster_bits) / 8 + 2, cluster_bits, &error);
             }
@@ -93,7 +98,7 @@ static void save(const char *directory, const char *name, struct input *input)
 {
     static uint8_t bytes[INPUT_BYTES_MAX];
     char path[4096];
-    size_t n = input_encode(input, bytes, sizeof bytes);
+    size_t n = input->memory.size <= INPUT_FILE_MAX ? input_encode(input, bytes, sizeof bytes) : 0;
 
     (void)snprintf(path, sizeof path, "%s/%s", directory, name);
     FILE *f = n > 0 ? fopen(path, "wb") : NULL;
@@ -105,11 +110,13 @@ static void save(const char *directory, const char *name, struct input *input)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        (void)fprintf(stderr, "usage: fuzz_seeds DIRECTORY\n");
+    if (argc != 2 && argc != 3) {
+        (void)fprintf(stderr, "usage: fuzz_seeds DIRECTORY [CLUSTER_BITS]\n");
         return 2;
     }
-    for (uint32_t bits = CONTAINER_CLUSTER_BITS_MIN; bits <= CONTAINER_CLUSTER_BITS_MAX; bits++) {
+    const uint32_t most =
+        argc == 3 ? (uint32_t)strtoul(argv[2], NULL, 10) : CONTAINER_CLUSTER_BITS_MAX;
+    for (uint32_t bits = CONTAINER_CLUSTER_BITS_MIN; bits <= most; bits++) {
         for (uint32_t order = 0; order <= HEADER_REFCOUNT_ORDER_MAX + 1; order++) {
             struct container_create_options options = {.cluster_bits = bits};
             struct input input = {.script_bytes = sizeof scripts[0]};
@@ -129,9 +136,7 @@ int main(int argc, char **argv)
             }
             (void)snprintf(name, sizeof name, "seed-%02u-%s%u", (unsigned)bits,
                            foreign ? "foreign" : "", foreign ? 0 : 1u << order);
-            if (input.memory.size <= INPUT_FILE_MAX) {
-                save(argv[1], name, &input);
-            }
+            save(argv[1], name, &input);
             memory_release(&input.memory);
         }
     }
