@@ -10,7 +10,7 @@ CMAKE_QUIET = --log-level=WARNING
 .NOTPARALLEL:
 # CMake runs make in turn; which directory that is in is of no interest.
 MAKEFLAGS += --no-print-directory
-.PHONY: all build build-asan build-fuzz test fuzz tsan coverage demo install deps
+.PHONY: all build build-asan build-fuzz test fuzz tsan coverage soak demo install deps
 all: build
 
 # Packages from Debian; nothing to do when they are there.
@@ -63,6 +63,10 @@ coverage: deps
 	@find build-coverage -name '*.gcda' -delete
 	@ctest --preset coverage --no-label-summary -j $(JOBS) -LE fuzz
 	@./tests/coverage.py build-coverage
+
+# Hours: millions of crash states, every kill and fault, the mutations.  What it says is kept.
+soak: build
+	@ctest --preset dev -C soak -L soak --verbose -O build/soak.log
 
 demo: build
 	@./packaging/demo build

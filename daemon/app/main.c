@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <systemd/sd-daemon.h>
+#include <systemd/sd-id128.h>
 
 static void model_closed(void *opaque, int r)
 {
@@ -125,7 +126,13 @@ static int start(struct app *app, struct error *error)
     struct server_hooks hooks = {.reload = app_reload, .opaque = app};
 
     settings_for_model(&app->config, &model_settings);
-    int r = model_open(&app->loop, &model_settings, app->options.open_flags, &app->model, error);
+    sd_id128_t boot_id;
+    int r = sd_id128_get_boot(&boot_id);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot tell which boot of the host this is");
+    }
+    memcpy(model_settings.boot_id, boot_id.bytes, sizeof model_settings.boot_id);
+    r = model_open(&app->loop, &model_settings, app->options.open_flags, &app->model, error);
     if (r < 0) {
         return r;
     }
@@ -150,7 +157,9 @@ static int run(struct app *app)
     r = start(app, &error);
     if (r < 0) {
         log_error("%s", error.text);
-        app->exit_status = !app->model && r == -EBADMSG ? EXIT_CONTAINER : EXIT_FAILURE;
+        /* Neither damage nor a newer format goes away by trying again. */
+        bool not_understood = !app->model && (r == -EBADMSG || r == -ENOTSUP);
+        app->exit_status = not_understood ? EXIT_CONTAINER : EXIT_FAILURE;
         if (app->server) {
             stop(app);
         } else if (app->model) {

@@ -10,6 +10,7 @@
 void settings_for_model(const struct config *config, struct model_settings *ret)
 {
     *ret = (struct model_settings){
+        .files = &file_system_posix,
         .container_path = config->container.path,
         .cluster_bits = (uint32_t)__builtin_ctz(config->container.cluster_size),
         .container_bytes_max = config->container.max_size,

@@ -17,6 +17,7 @@
 #include "proto/base/cleanup.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -132,6 +133,11 @@ static int posix_allocate(struct file *file, uint64_t offset, uint64_t length)
     return -r;
 }
 
+static int posix_identity(struct file *file, struct file_identity *ret)
+{
+    return file_identity(descriptor(file), ret);
+}
+
 static void posix_close(struct file *file)
 {
     (void)close(descriptor(file));
@@ -145,6 +151,8 @@ static const struct file_ops posix_ops = {
     .size = posix_size,
     .truncate = posix_truncate,
     .allocate = posix_allocate,
+    .identity = posix_identity,
+    .descriptor = descriptor,
     .close = posix_close,
 };
 
@@ -163,8 +171,8 @@ static int open_flags(enum file_mode mode)
     return -1;
 }
 
-int file_open_posix(const char *path, enum file_mode mode, struct file **ret_file, int *ret_fd,
-                    struct error *error)
+/* Opens, and leaves the directory alone. */
+static int open_only(const char *path, enum file_mode mode, struct file **ret, struct error *error)
 {
     CLEANUP_CLOSE int fd = -1;
     CLEANUP_FREE struct posix_file *made = NULL;
@@ -193,6 +201,21 @@ int file_open_posix(const char *path, enum file_mode mode, struct file **ret_fil
     if (!S_ISREG(st.st_mode)) {
         return error_set(error, -EINVAL, "%s is not a regular file", path);
     }
+    made->file.ops = &posix_ops;
+    made->fd = steal_fd(&fd);
+    *ret = &STEAL(made)->file;
+    return 0;
+}
+
+int file_open_posix(const char *path, enum file_mode mode, struct file **ret_file, int *ret_fd,
+                    struct error *error)
+{
+    CLEANUP(file_closep) struct file *file = NULL;
+    int r = open_only(path, mode, &file, error);
+
+    if (r < 0) {
+        return r;
+    }
     if (mode == FILE_CREATE) {
         r = file_sync_directory(path);
         if (r < 0) {
@@ -200,13 +223,10 @@ int file_open_posix(const char *path, enum file_mode mode, struct file **ret_fil
             return error_set_errno(error, r, "cannot sync the directory of %s", path);
         }
     }
-
-    made->file.ops = &posix_ops;
-    made->fd = steal_fd(&fd);
     if (ret_fd) {
-        *ret_fd = made->fd;
+        *ret_fd = descriptor(file);
     }
-    *ret_file = &STEAL(made)->file;
+    *ret_file = STEAL(file);
     return 0;
 }
 
@@ -252,4 +272,84 @@ int file_sync_directory(const char *path)
         return -errno;
     }
     return fsync(fd) < 0 ? -errno : 0;
+}
+
+/* ---- The kernel's file system ---- */
+
+static int posix_open(struct file_system *files, const char *path, enum file_mode mode,
+                      struct file **ret, struct error *error)
+{
+    (void)files;
+    return open_only(path, mode, ret, error);
+}
+
+static int posix_rename(struct file_system *files, const char *from, const char *to, bool replace)
+{
+    (void)files;
+    if (!replace) {
+        if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) {
+            return 0;
+        }
+        if (errno != EINVAL && errno != ENOSYS) {
+            return -errno;
+        }
+        /* The file system cannot tell. */
+    }
+    return rename(from, to) < 0 ? -errno : 0;
+}
+
+static int posix_unlink(struct file_system *files, const char *path)
+{
+    (void)files;
+    return unlink(path) < 0 ? -errno : 0;
+}
+
+static int posix_sync_directory(struct file_system *files, const char *path)
+{
+    (void)files;
+    return file_sync_directory(path);
+}
+
+struct file_system file_system_posix = {
+    .open = posix_open,
+    .rename = posix_rename,
+    .unlink = posix_unlink,
+    .sync_directory = posix_sync_directory,
+};
+
+static int sync_directory(struct file_system *files, const char *path, struct error *error)
+{
+    int r = files->sync_directory(files, path);
+    return r < 0 ? error_set_errno(error, r, "cannot sync the directory of %s", path) : 0;
+}
+
+int file_system_create(struct file_system *files, const char *path, struct file **ret,
+                       struct error *error)
+{
+    CLEANUP(file_closep) struct file *file = NULL;
+    int r = files->unlink(files, path);
+
+    if (r < 0 && r != -ENOENT) {
+        return error_set_errno(error, r, "cannot replace %s", path);
+    }
+    r = files->open(files, path, FILE_CREATE, &file, error);
+    if (r == 0) {
+        r = sync_directory(files, path, error);
+    }
+    if (r < 0) {
+        return r;
+    }
+    *ret = STEAL(file);
+    return 0;
+}
+
+int file_system_rename(struct file_system *files, const char *from, const char *to, bool replace,
+                       struct error *error)
+{
+    int r = files->rename(files, from, to, replace);
+
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot rename %s to %s", from, to);
+    }
+    return sync_directory(files, to, error);
 }

@@ -18,6 +18,13 @@
  */
 struct file;
 
+/* What identifies a file across renames: see statx(2).  All zero when the file system tells none.
+ */
+struct file_identity {
+    uint64_t inode;
+    uint64_t birth_time_ns; /* since the epoch; 0 where unknown */
+};
+
 struct file_ops {
     /* Reads exactly @length bytes; -ENODATA when the file ends before. */
     int (*read)(struct file *file, void *buffer, size_t length, uint64_t offset);
@@ -32,6 +39,10 @@ struct file_ops {
     /* Makes sure that later writes into the range do not fail for want of space, growing the file
      * (posix_fallocate(3)); new bytes read as zeros, old ones are untouched. */
     int (*allocate)(struct file *file, uint64_t offset, uint64_t length);
+    int (*identity)(struct file *file, struct file_identity *ret);
+    /* The descriptor that does the I/O: borrowed, for locks; -1 when the kernel has no part in it.
+     */
+    int (*descriptor)(struct file *file);
     /* Releases everything; takes no errors since nothing may be unsynced by then. */
     void (*close)(struct file *file);
 };
@@ -40,23 +51,45 @@ struct file {
     const struct file_ops *ops;
 };
 
-/* What identifies a file across renames: see statx(2).  All zero when the file system tells none.
- */
-struct file_identity {
-    uint64_t inode;
-    uint64_t birth_time_ns; /* since the epoch; 0 where unknown */
-};
-
 enum file_mode {
     FILE_READ,   /* must exist */
     FILE_WRITE,  /* must exist */
-    FILE_CREATE, /* must not exist; mode 0600, its directory entry is synced by file_open_posix() */
+    FILE_CREATE, /* must not exist; mode 0600 */
 };
+
+/*
+ * Where files are found, so that a simulated directory can stand in for the
+ * kernel's.  Calls block and return 0 or -errno.  A new, renamed or removed
+ * name is durable when sync_directory() of a path in the same directory has
+ * returned 0, and perhaps before.
+ */
+struct file_system {
+    int (*open)(struct file_system *files, const char *path, enum file_mode mode, struct file **ret,
+                struct error *error);
+    /* rename(2); with @replace false -EEXIST where @to is there, if the file system can tell. */
+    int (*rename)(struct file_system *files, const char *from, const char *to, bool replace);
+    int (*unlink)(struct file_system *files, const char *path);
+    int (*sync_directory)(struct file_system *files, const char *path);
+};
+
+/* The kernel's. */
+extern struct file_system file_system_posix;
+
+/*
+ * A new file in the place of whatever has the name, by removing that and never by truncating it:
+ * whoever has it open keeps what was in it.  Its name is durable.
+ */
+int file_system_create(struct file_system *files, const char *path, struct file **ret,
+                       struct error *error);
+/* rename, and the directory synced. */
+int file_system_rename(struct file_system *files, const char *from, const char *to, bool replace,
+                       struct error *error);
 
 /*
  * Opens a regular file through the kernel: O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
  * anything but a regular file is refused with -EINVAL, so that a FIFO or a
- * tty under the name cannot hang us.  The caller owns *ret_file
+ * tty under the name cannot hang us.  The directory entry of a file that was created is
+ * synced.  The caller owns *ret_file
  * (file_close()); *ret_fd, when not NULL, is the descriptor that does the
  * I/O: borrowed, for locks (fcntl F_OFD_*) and fstat only.
  */
@@ -96,6 +129,16 @@ static inline int file_truncate(struct file *file, uint64_t size)
 static inline int file_allocate(struct file *file, uint64_t offset, uint64_t length)
 {
     return file->ops->allocate(file, offset, length);
+}
+
+static inline int file_identity_of(struct file *file, struct file_identity *ret)
+{
+    return file->ops->identity(file, ret);
+}
+
+static inline int file_descriptor(struct file *file)
+{
+    return file->ops->descriptor(file);
 }
 
 /* Takes NULL. */

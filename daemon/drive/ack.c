@@ -20,7 +20,7 @@ uint64_t ack_watermark(const struct model *model, enum ack_level level)
 {
     uint64_t mark = writeback_applied_seq(model->writeback);
 
-    if (level != ACK_CONTAINER && model->journaling) {
+    if (level != ACK_CONTAINER) {
         uint64_t durable = journaling_durable(model->journaling);
         mark = durable > mark ? durable : mark;
         if (level == ACK_WRITTEN) {

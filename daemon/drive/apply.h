@@ -63,7 +63,7 @@ void remove_bitmap(struct model *model, struct drive_bitmap *bitmap);
 record_prepare prepare_drive_add, prepare_drive_set, prepare_drive_rename, prepare_drive_resize,
     prepare_drive_remove;
 record_apply apply_drive_add, apply_drive_set, apply_drive_rename, apply_drive_resize,
-    apply_drive_remove;
+    apply_drive_remove, apply_drive_distrust;
 
 /* ---- apply_bitmap.c ---- */
 

@@ -217,3 +217,16 @@ void apply_drive_remove(struct model *model, const struct record *record, struct
     model_unlink_drive(model, drive);
     drive_free(drive);
 }
+
+void apply_drive_distrust(struct model *model, const struct record *record,
+                          struct prepared *prepared)
+{
+    (void)model;
+    char reason[MODEL_REASON_BYTES_MAX + 1];
+    struct drive_bitmap *bitmap;
+
+    (void)snprintf(reason, sizeof reason, "%.*s", (int)record->name.bytes, record->name.data);
+    RB_FOREACH (bitmap, drive_bitmap_names, &prepared->drive->bitmaps) {
+        drive_bitmap_distrust(bitmap, record->sequence, reason);
+    }
+}

@@ -52,6 +52,7 @@ void apply_mark(struct model *model, const struct record *record, struct prepare
             }
         }
     }
+    drive->marked = record->sequence;
     model->marks += record->ranges_count;
 }
 

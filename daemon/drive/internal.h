@@ -37,6 +37,7 @@ struct model {
     struct model_settings settings;
     char *container_path; /* owned; settings.container_path points here */
     char *journal_path;   /* likewise */
+    struct journal_files journal_files;
 
     struct drives_by_id drives;
     struct drives_by_name drive_names;
@@ -71,7 +72,7 @@ struct model {
     struct uuid boot_id;
     uint64_t memory_bytes, dirty_memory_bytes; /* as last summed up, good until: */
     uint64_t sums_until_ms;
-    char start_report[1024];
+    char start_report[4096];
 
     void (*closed)(void *opaque, int r); /* from model_close() on */
     void *closed_opaque;
@@ -101,6 +102,8 @@ void drive_bitmap_set_validity(struct drive_bitmap *bitmap, enum validity validi
 /* The worse of what it is and @validity, with the reason of whichever it is. */
 void drive_bitmap_worsen(struct drive_bitmap *bitmap, enum validity validity, const char *format,
                          ...) __attribute__((format(printf, 3, 4)));
+/* Marks of the drive may be lost: what records is unknown, what does not may have skipped one. */
+void drive_bitmap_distrust(struct drive_bitmap *bitmap, uint64_t sequence, const char *reason);
 struct drive_bitmap *drive_bitmap_by_name(struct drive *drive, struct text name);
 /* Bytes of bits when every chunk is dense. */
 uint64_t drive_bits_bytes(uint64_t size, uint32_t granularity);
@@ -116,6 +119,7 @@ void model_request_add(struct model *model, struct request_result *result);
 /* Forgets all drives, bitmaps, writers and requests. */
 void model_clear(struct model *model);
 void model_free(struct model *model); /* takes NULL; handles must be closed */
+int64_t model_wall_clock_ns(void);    /* CLOCK_REALTIME */
 DEFINE_CLEANUP(struct model *, model_free)
 
 /* ---- writer.c ---- */
@@ -189,11 +193,11 @@ int writeback_new(struct model *model, struct container *container,
                   const struct file_identity *identity, struct writeback **ret);
 void writeback_free(struct writeback *writeback); /* takes NULL; handles must be closed */
 /*
- * Blocking, before the loop runs: commits everything.  With the clean flag the container needs no
- * journal, and changes stay refused until a commit without it.  On failure that is tried again
- * from the loop.
+ * Step 5 of the start, blocking, before the loop runs.  @set_aside: the old journal's files are
+ * of interest to somebody, and are set aside.  Changes are refused until this has succeeded; what
+ * fails is tried again from the loop.
  */
-int writeback_now(struct writeback *writeback, bool clean, struct error *error);
+void writeback_begin(struct writeback *writeback, bool set_aside);
 /* A start that fails: closes the handles, with nothing written. */
 void writeback_abandon(struct writeback *writeback);
 /* Something changed: arms the interval. */

@@ -14,7 +14,9 @@
  * container has needs no journal.
  *
  * Batches of nothing but marks of process-crash drives are not synced each;
- * a sync follows within a second.
+ * a sync follows within a second.  When a sync fails, those of them that were
+ * acknowledged at "written" hang on a cache that proves nothing any more: until
+ * they are written again a kill could lose them, so their drives are distrusted.
  */
 #include "daemon/drive/journaling.h"
 
@@ -51,6 +53,7 @@ struct visit {
     uint64_t covered;
     bool ran;
     bool appended;
+    bool sync_failed;
     int r;
     struct error error;
     uint64_t written, durable;
@@ -75,6 +78,7 @@ struct journaling {
     uint64_t written, durable;
     bool degraded;
     char reason[REASON_SIZE];
+    int64_t degraded_since_ns;
     uv_prepare_t before_sleep;
     uv_timer_t timer; /* retries, and syncs for process-crash drives */
     bool closing;
@@ -212,6 +216,7 @@ static void visit_run(struct work *work)
     }
     if (visit->r == 0 && visit->sync) {
         visit->r = journal_sync(journaling->journal, &visit->error);
+        visit->sync_failed = visit->r < 0 && visit->r != -EAGAIN;
     }
     visit->written = journal_written(journaling->journal);
     visit->durable = journal_durable(journaling->journal);
@@ -281,29 +286,76 @@ static void arm(struct journaling *journaling, uint64_t ms)
     }
 }
 
+static void degrade(struct journaling *journaling, const char *reason)
+{
+    struct model *model = journaling->model;
+
+    if (!journaling->degraded) {
+        log_error("journal: %s; changes are kept in memory, trying again", reason);
+        history_note(model->history, model->sequence, "degraded", NULL, NULL, NULL, reason);
+        journaling->degraded_since_ns = model_wall_clock_ns();
+    }
+    journaling->degraded = true;
+    (void)snprintf(journaling->reason, sizeof journaling->reason, "journal: %.240s", reason);
+}
+
+static bool drive_is_trusted(const struct drive *drive)
+{
+    const struct drive_bitmap *bitmap;
+
+    TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
+        if (bitmap->validity != VALIDITY_UNKNOWN) {
+            return true;
+        }
+    }
+    return drive->ungapped > 0;
+}
+
+/* Written marks of process-crash drives were acknowledged, and may be lost. */
+static void distrust_written(struct journaling *journaling)
+{
+    static const char reason[] = "a sync of the journal failed, and the drive's durability is "
+                                 "process-crash";
+    struct model *model = journaling->model;
+    uint64_t durable = ack_watermark(model, ACK_DURABLE);
+    struct drive *drive;
+
+    RB_FOREACH (drive, drives_by_id, &model->drives) {
+        if (drive->durability != DURABILITY_PROCESS_CRASH || drive->marked <= durable ||
+            !drive_is_trusted(drive)) {
+            continue;
+        }
+        struct record record = {.type = RECORD_DRIVE_DISTRUST,
+                                .drive = drive->id,
+                                .name = {reason, sizeof reason - 1}};
+        struct error error;
+        if (model_commit(model, &record, &error) < 0) {
+            /* No room for the record: the container takes the verdict with its next commit. */
+            struct drive_bitmap *bitmap;
+            RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
+                drive_bitmap_distrust(bitmap, model->sequence, reason);
+            }
+        }
+    }
+}
+
 static void failed(struct journaling *journaling, const struct visit *visit)
 {
     if (visit->ran) {
         journaling->written = visit->written;
         journaling->durable = visit->durable;
     }
-    journaling->no_room = visit->r == -EAGAIN;
-    if (visit->r == -EAGAIN) {
-        /* No room: the container has to cover a segment first. */
-        journaling->held = visit->batch && !visit->appended;
-        writeback_start(journaling->model->writeback);
-        return;
-    }
-    if (!journaling->degraded) {
-        log_error("journal: %s; changes are kept in memory, trying again", visit->error.text);
-        history_note(journaling->model->history, journaling->model->sequence, "degraded", NULL,
-                     NULL, NULL, visit->error.text);
-    }
-    journaling->degraded = true;
-    (void)snprintf(journaling->reason, sizeof journaling->reason, "journal: %.240s",
-                   visit->error.text);
+    journaling->no_room = visit->r == -EAGAIN; /* the container has to cover a segment first */
     journaling->held = visit->batch && !visit->appended;
-    arm(journaling, RETRY_MS);
+    if (!journaling->no_room) {
+        degrade(journaling, visit->error.text);
+    }
+    if (visit->sync_failed) {
+        distrust_written(journaling);
+    }
+    if (journaling->degraded) {
+        arm(journaling, RETRY_MS);
+    }
     writeback_start(journaling->model->writeback);
 }
 
@@ -369,7 +421,7 @@ void journaling_covered(struct journaling *journaling, uint64_t applied_seq)
 
 /* ---- Life ---- */
 
-int journaling_new(struct model *model, struct journal *journal, struct journaling **ret)
+int journaling_new(struct model *model, struct journaling **ret)
 {
     struct journaling *journaling = calloc(1, sizeof *journaling);
     if (!journaling) {
@@ -382,14 +434,23 @@ int journaling_new(struct model *model, struct journal *journal, struct journali
         free(journaling);
         return r;
     }
-    journaling->journal = journal;
-    journaling->batch_bytes_max = journal_batch_bytes_max(journal);
     (void)uv_prepare_init(model->loop, &journaling->before_sleep);
     (void)uv_timer_init(model->loop, &journaling->timer);
     journaling->before_sleep.data = journaling->timer.data = journaling;
     (void)uv_prepare_start(&journaling->before_sleep, before_sleep);
     *ret = journaling;
     return 0;
+}
+
+void journaling_install(struct journaling *journaling, struct journal *journal)
+{
+    journaling->journal = journal;
+    journaling->batch_bytes_max = journal_batch_bytes_max(journal);
+}
+
+bool journaling_has_journal(const struct journaling *journaling)
+{
+    return journaling->journal != NULL;
 }
 
 void journaling_activate(struct journaling *journaling)
@@ -465,10 +526,15 @@ uint64_t journaling_durable(const struct journaling *journaling)
 
 bool journaling_stuck(const struct journaling *journaling)
 {
-    return journaling && (journaling->degraded || journaling->held);
+    return journaling->degraded || journaling->held;
 }
 
 const char *journaling_degraded_reason(const struct journaling *journaling)
 {
-    return journaling && journaling->degraded ? journaling->reason : "";
+    return journaling->degraded ? journaling->reason : "";
+}
+
+int64_t journaling_degraded_since_ns(const struct journaling *journaling)
+{
+    return journaling->degraded ? journaling->degraded_since_ns : 0;
 }

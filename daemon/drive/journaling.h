@@ -17,8 +17,11 @@ struct journaling;
 /* Records queued in memory while the journal cannot take them; beyond, changes are refused. */
 #define JOURNALING_QUEUE_BYTES_MAX (UINT64_C(64) << 20)
 
+/* Without a journal, and until it has one it takes no records. */
+int journaling_new(struct model *model, struct journaling **ret);
 /* Takes over a journal that was created and not yet activated. */
-int journaling_new(struct model *model, struct journal *journal, struct journaling **ret);
+void journaling_install(struct journaling *journaling, struct journal *journal);
+bool journaling_has_journal(const struct journaling *journaling);
 
 /*
  * Before the loop runs, when the container has committed the journal's instance: the segments get
@@ -40,10 +43,11 @@ void journaling_covered(struct journaling *journaling, uint64_t applied_seq);
 
 uint64_t journaling_written(const struct journaling *journaling); /* watermarks */
 uint64_t journaling_durable(const struct journaling *journaling);
-/* It cannot take anything at the moment: it fails, or has no room.  Takes NULL. */
+/* It cannot take anything at the moment: it fails, or has no room. */
 bool journaling_stuck(const struct journaling *journaling);
-/* "" when well; takes NULL. */
+/* "" when well. */
 const char *journaling_degraded_reason(const struct journaling *journaling);
+int64_t journaling_degraded_since_ns(const struct journaling *journaling); /* CLOCK_REALTIME */
 
 /* Lets what is queued be written, closes the handles, then calls @closed. */
 void journaling_close(struct journaling *journaling, void (*closed)(struct model *model));

@@ -3,11 +3,11 @@
  * Step 4 of the start: the verdicts.
  *
  * A container that was not closed cleanly and whose journal is missing or
- * damaged makes every recording bitmap unknown, and disabled ones are taken to
- * have skipped a mark; so does another boot for the drives whose marks outlive
- * a process only.  A container that is not the file it says it is (copied or
- * restored) may be older than the drives: everything becomes unknown unless the
- * operator vouches for it.
+ * damaged makes every bitmap unknown.  Another boot does so to what recorded
+ * marks that outlive a process only, and what did not record may have skipped one.  A container
+ * that is not the file it says it is (copied or restored) may be older than the drives: everything
+ * becomes unknown unless the operator vouches for it.  One that is older than its journal is,
+ * whatever anybody says.
  */
 #include "daemon/drive/start.h"
 
@@ -16,17 +16,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-/* What recorded since the last commit cannot be vouched for. */
-static void distrust_recording(struct drive_bitmap *bitmap, uint64_t sequence, const char *reason)
-{
-    if (bitmap->recording) {
-        start_unknown(bitmap, sequence, "%s", reason);
-    } else if (!bitmap->gap) {
-        drive_bitmap_set_recording(bitmap, false, true);
-        bitmap->changed = sequence;
-    }
-}
 
 /* Writers may have marked since what was loaded, and still be about to write. */
 static void doubt_writers(struct model *model)
@@ -44,19 +33,21 @@ static void judge_unclean(struct model *model, const struct container_info *info
                           const struct replay_report *replayed, uint64_t sequence)
 {
     bool rebooted = memcmp(&info->boot_id, &model->boot_id, sizeof model->boot_id) != 0;
-
-    doubt_writers(model);
     struct drive_bitmap *bitmap;
 
+    doubt_writers(model);
+    if (replayed->damage[0]) {
+        /* Any change may be among those that are lost: also to what does not record. */
+        char reason[MODEL_REASON_BYTES_MAX + 1];
+        (void)snprintf(reason, sizeof reason, "bitmapd did not stop cleanly, and %.150s",
+                       replayed->damage);
+        start_unknown_all(model, sequence, reason);
+    }
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
-        if (replayed->damage[0]) {
-            char reason[MODEL_REASON_BYTES_MAX + 1];
-            (void)snprintf(reason, sizeof reason, "bitmapd did not stop cleanly, and %.150s",
-                           replayed->damage);
-            distrust_recording(bitmap, sequence, reason);
-        } else if (rebooted && bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
-            distrust_recording(bitmap, sequence,
-                               "the host went down, and the drive's durability is process-crash");
+        if (rebooted && bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
+            drive_bitmap_distrust(
+                bitmap, sequence,
+                "the host went down, and the drive's durability is process-crash");
         }
     }
 }
@@ -65,6 +56,9 @@ bool start_identity_equal(const struct file_identity *a, const struct file_ident
 {
     return a->inode == b->inode && a->birth_time_ns == b->birth_time_ns;
 }
+
+static const char stale[] = "the container was put back to an earlier state: the journal beside it "
+                            "belongs to a later one";
 
 void start_judge(struct model *model, const struct container_info *info,
                  const struct replay_report *replayed, const struct file_identity *identity,
@@ -90,9 +84,42 @@ void start_judge(struct model *model, const struct container_info *info,
             doubt_writers(model);
         }
     }
+    if (replayed->stale) {
+        log_error("container %s: %s", model->container_path, stale);
+        start_unknown_all(model, sequence, stale);
+        doubt_writers(model);
+    }
     if (flags & MODEL_DISTRUST) {
         start_unknown_all(model, sequence, "started with --distrust");
     }
+}
+
+#define REPORT_NAMED 3u /* unknown bitmaps; the history has all */
+/* Of one: the name, the reason, and what is between. */
+#define REPORT_NAMED_BYTES (BITMAP_FULL_NAME_BYTES + MODEL_REASON_BYTES_MAX + 8)
+
+/* How many are unknown; the first of them with their reasons into @text. */
+static uint32_t name_unknown(struct model *model, char *text, size_t size)
+{
+    struct drive_bitmap *bitmap;
+    uint32_t count = 0;
+
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
+        if (bitmap->validity != VALIDITY_UNKNOWN) {
+            continue;
+        }
+        size_t used = strlen(text);
+        if (count < REPORT_NAMED) {
+            (void)snprintf(text + used, size - used, "; %s/%s: %s", bitmap->drive->name,
+                           bitmap->name, bitmap->reason);
+        } else if (count == REPORT_NAMED) {
+            (void)snprintf(text + used, size - used, "; …");
+        }
+        count++;
+        history_note(model->history, model->sequence, "unknown", bitmap->drive->name, bitmap->name,
+                     NULL, bitmap->reason);
+    }
+    return count;
 }
 
 void start_report(struct model *model, const struct container_info *info,
@@ -102,30 +129,18 @@ void start_report(struct model *model, const struct container_info *info,
     if (!info->clean) {
         (void)snprintf(journal, sizeof journal,
                        ", %" PRIu64 " journaled changes replayed (%" PRIu64
-                       " ranges marked) in %" PRIu64 " ms",
-                       replayed->records, replayed->marks, replayed->elapsed_ns / 1000000);
+                       " ranges marked, %" PRIu64 " granules made dirty) in %" PRIu64 " ms",
+                       replayed->records, replayed->marks, replayed->dirtied,
+                       replayed->elapsed_ns / 1000000);
     }
-    uint32_t count = 0;
-    const struct drive_bitmap *first = NULL;
-    struct drive_bitmap *bitmap;
-    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
-        if (bitmap->validity == VALIDITY_UNKNOWN) {
-            count++;
-            first = first ? first : bitmap;
-            history_note(model->history, model->sequence, "unknown", bitmap->drive->name,
-                         bitmap->name, NULL, bitmap->reason);
-        }
-    }
-    int n = snprintf(model->start_report, sizeof model->start_report,
-                     "%s%s, %u drives, %u bitmaps, %u unknown",
-                     made          ? "new container"
-                     : info->clean ? "clean container"
-                                   : "container was not closed cleanly",
-                     journal, model->drives_count, model->bitmaps_count, count);
-    if (first && n > 0 && (size_t)n < sizeof model->start_report) {
-        (void)snprintf(model->start_report + n, sizeof model->start_report - (size_t)n,
-                       " (%s/%s: %s)", first->drive->name, first->name, first->reason);
-    }
+    char unknown[(REPORT_NAMED + 1) * REPORT_NAMED_BYTES] = "";
+    uint32_t count = name_unknown(model, unknown, sizeof unknown);
+    (void)snprintf(model->start_report, sizeof model->start_report,
+                   "%s%s, %u drives, %u bitmaps, %u unknown%s",
+                   made          ? "new container"
+                   : info->clean ? "clean container"
+                                 : "container was not closed cleanly",
+                   journal, model->drives_count, model->bitmaps_count, count, unknown);
     if (count > 0) {
         log_warning("%s", model->start_report);
     } else {

@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define SUMS_MS 100u
 
@@ -224,6 +225,16 @@ void drive_bitmap_worsen(struct drive_bitmap *bitmap, enum validity validity, co
     }
 }
 
+void drive_bitmap_distrust(struct drive_bitmap *bitmap, uint64_t sequence, const char *reason)
+{
+    if (bitmap->recording) {
+        drive_bitmap_worsen(bitmap, VALIDITY_UNKNOWN, "%s", reason);
+    } else if (!bitmap->gap) {
+        drive_bitmap_set_recording(bitmap, false, true);
+    }
+    bitmap->changed = sequence;
+}
+
 struct drive_bitmap *drive_bitmap_by_name(struct drive *drive, struct text name)
 {
     struct drive_bitmap key;
@@ -397,6 +408,13 @@ const char *model_degraded_reason(const struct model *model)
     return reason[0] ? reason : journaling_degraded_reason(model->journaling);
 }
 
+int64_t model_wall_clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * INT64_C(1000000000) + (int64_t)now.tv_nsec;
+}
+
 /* The sums look at every chunk, so they are not made anew for each who asks. */
 static void sum_up(struct model *model)
 {
@@ -430,6 +448,9 @@ void model_get_status(struct model *model, struct model_status *ret)
         .dirty_memory_bytes = model->dirty_memory_bytes,
     };
     writeback_get_status(model->writeback, ret);
+    if (ret->degraded_since_ns == 0) {
+        ret->degraded_since_ns = journaling_degraded_since_ns(model->journaling);
+    }
 }
 
 void model_clear(struct model *model)

@@ -2,6 +2,7 @@
 #ifndef BITMAPD_DAEMON_DRIVE_MODEL_H
 #define BITMAPD_DAEMON_DRIVE_MODEL_H
 
+#include "daemon/base/file.h"
 #include "daemon/bitmap/bitmap.h"
 #include "daemon/drive/record.h"
 #include "proto/base/error.h"
@@ -77,6 +78,7 @@ struct drive {
     struct drive_bitmap_list recording; /* those that take marks */
     uint32_t bitmaps_count;
     uint32_t recording_count;
+    uint64_t marked;   /* sequence of the last mark */
     uint32_t ungapped; /* neither recording nor with a gap yet: the next mark makes one */
     struct writer_list writers;
     uint32_t writers_count;
@@ -85,9 +87,12 @@ struct drive {
     RB_ENTRY(drive) by_name;
 };
 
-/* What the model takes from the configuration. */
+/* What the model takes from the configuration and from the host. */
 struct model_settings {
-    const char *container_path; /* the next six cannot change while running */
+    /* The next eight cannot change while running. */
+    struct file_system *files; /* where container and journal are */
+    uint8_t boot_id[16];       /* of this boot of the host */
+    const char *container_path;
     uint32_t cluster_bits;
     const char *journal_path; /* of the segments PATH.0 and PATH.1 */
     uint64_t journal_segment_bytes;
@@ -114,8 +119,9 @@ enum model_open_flags {
 
 /*
  * The start, up to where listening may begin; blocks.  Makes the container
- * when there is none.  -EBADMSG: the container is not understood, and has not
- * been written to.  @settings is copied.
+ * when there is none.  -EBADMSG, -ENOTSUP: the container, or the journal that it needs,
+ * is not understood (damaged, or of a newer version), and nothing has been written to either.
+ * @settings is copied.
  */
 int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned flags,
                struct model **ret, struct error *error);

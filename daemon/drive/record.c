@@ -194,6 +194,7 @@ static const struct record_kind {
     [RECORD_RESUME] = {"resume", record_find_writer, apply_resume, true},
     [RECORD_DETACH] = {"detach", record_find_writer, apply_detach, true},
     [RECORD_FENCE] = {"fence", prepare_fence, apply_fence, true},
+    [RECORD_DRIVE_DISTRUST] = {"drive-distrust", record_find_drive, apply_drive_distrust, true},
 };
 
 const char *record_type_name(enum record_type type)

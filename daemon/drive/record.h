@@ -35,6 +35,7 @@ enum record_type {
     RECORD_RESUME, /* a lost writer has marked again whatever it had not settled */
     RECORD_DETACH,
     RECORD_FENCE,
+    RECORD_DRIVE_DISTRUST, /* acknowledged marks of the drive may be lost; name: why */
     RECORD_TYPES
 };
 
@@ -66,7 +67,7 @@ struct record {
     uint64_t drive;    /* id; for DRIVE_ADD set by model_commit() */
     uint64_t bitmap;   /* id; for BITMAP_CREATE set by model_commit() */
 
-    struct text name; /* new name, or a writer's token */
+    struct text name; /* new name, a writer's token, or a reason */
     struct text path; /* DRIVE_ADD */
     uint64_t size;    /* bytes: DRIVE_ADD, DRIVE_RESIZE */
     uint32_t granularity;

@@ -17,12 +17,26 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 struct replay {
     struct model *model;
     struct replay_report *report;
 };
+
+/* Granules, in all bitmaps that a mark of the drive reaches. */
+static uint64_t count_dirty(struct model *model, uint64_t drive_id)
+{
+    const struct drive *drive = model_drive_by_id(model, drive_id);
+    const struct drive_bitmap *bitmap;
+    uint64_t count = 0;
+
+    if (drive) {
+        TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
+            count += bitmap_count(bitmap->bits);
+        }
+    }
+    return count;
+}
 
 static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t length,
                          struct error *error)
@@ -39,6 +53,8 @@ static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, 
     if (r < 0) {
         return r;
     }
+    bool mark = decoded.record.type == RECORD_MARK;
+    uint64_t before = mark ? count_dirty(replay->model, decoded.record.drive) : 0;
     uint64_t drive = decoded.record.drive, bitmap = decoded.record.bitmap;
     r = model_commit(replay->model, &decoded.record, error);
     if (r == 0 && (decoded.record.drive != drive || decoded.record.bitmap != bitmap)) {
@@ -50,8 +66,9 @@ static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, 
                             (unsigned long long)sequence, record_type_name(decoded.record.type));
     }
     replay->report->records++;
-    if (decoded.record.type == RECORD_MARK) {
+    if (mark) {
         replay->report->marks += decoded.record.ranges_count;
+        replay->report->dirtied += count_dirty(replay->model, drive) - before;
     }
     return 0;
 }
@@ -77,34 +94,37 @@ static void lose_writers(struct model *model)
     }
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
-int replay_journal(struct model *model, const struct journal_files *files,
-                   const struct uuid *container, struct replay_report *ret, struct error *error)
+int replay_journal(struct model *model, const struct container_info *container,
+                   struct replay_report *ret, struct error *error)
 {
     struct replay replay = {.model = model, .report = ret};
     struct journal_replay_options options = {.instance = model->instance,
                                              .applied_seq = model->sequence};
     struct journal_replay_report found = {0};
     struct error why = {""};
-    uint64_t started = now_ns();
+    uint64_t started = uv_hrtime();
 
-    *ret = (struct replay_report){0};
-    memcpy(options.container.bytes, container->bytes, sizeof options.container.bytes);
+    *ret = (struct replay_report){.highest_seq = model->sequence};
+    memcpy(options.container.bytes, container->uuid.bytes, sizeof options.container.bytes);
+    if (container->clean) {
+        /* What cannot be read says nothing, and nothing is needed of it. */
+        (void)journal_probe(&model->journal_files, &options.container, &options.instance,
+                            &found.whose, &why);
+        ret->stale = found.whose.later;
+        ret->foreign = found.whose.foreign;
+        return 0;
+    }
     model->replaying = true;
-    int r = journal_replay(files, &options, replay_record, &replay, &found, &why);
+    int r = journal_replay(&model->journal_files, &options, replay_record, &replay, &found, &why);
     model->replaying = false;
     lose_writers(model);
-    ret->elapsed_ns = now_ns() - started;
+    ret->elapsed_ns = uv_hrtime() - started;
     ret->highest_seq = found.highest_seq;
     if (r == -ENOMEM || r == -ENOTSUP) {
         return error_set(error, r, "%s", why.text);
     }
+    ret->stale = found.whose.later;
+    ret->foreign = found.whose.foreign;
     if (r < 0) {
         (void)snprintf(ret->damage, sizeof ret->damage, "journal: %.200s", why.text);
     } else if (!found.found) {

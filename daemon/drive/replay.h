@@ -7,17 +7,21 @@
 /* What the journal had to say at the start. */
 struct replay_report {
     uint64_t records;
-    uint64_t marks;
+    uint64_t marks;       /* ranges of those */
+    uint64_t dirtied;     /* granules, of all bitmaps, that those made dirty */
     uint64_t highest_seq; /* seen in any batch, replayed or not */
     uint64_t elapsed_ns;
+    bool stale;       /* the container is older than the journal beside it: put back from a copy */
+    bool foreign;     /* there are files of another container's journal */
     char damage[256]; /* why the journal cannot vouch for what was recorded; "" when it does */
 };
 
 /*
- * Applies the journal of the last instance to a model that was loaded from an
- * unclean container.  < 0: out of memory, or a journal of a newer version.
+ * Applies the journal of the last instance to a model that was loaded from a container.  One that
+ * was closed cleanly needs none; only @ret->stale is found out then.
+ * < 0: out of memory, or a journal of a newer version.
  */
-int replay_journal(struct model *model, const struct journal_files *files,
-                   const struct uuid *container, struct replay_report *ret, struct error *error);
+int replay_journal(struct model *model, const struct container_info *container,
+                   struct replay_report *ret, struct error *error);
 
 #endif

@@ -16,8 +16,16 @@
  *        ▲                                  ▼
  *        └──────── done: nothing new ─── job runs (one at a time)
  *
- * Before the first commit of a start has succeeded, what the start found out
- * is not on the disk, so changes are refused.
+ * A start has two commits of its own before changes are taken:
+ *
+ *     SETTLING ─▶ BEGINNING ─▶ RUNNING
+ *
+ *   - settling puts whatever the start found out into the container, marked
+ *     clean: no journal is needed then, and the old one goes;
+ *   - beginning makes the new journal and names it in the container, not clean.
+ *
+ * The last commit of all is marked clean too, and leads back to BEGINNING: behind
+ * it nothing may be acknowledged.
  */
 #include "daemon/drive/journaling.h"
 #include "daemon/drive/writeback_job.h"
@@ -35,6 +43,12 @@
 #define RETRY_NS    UINT64_C(1000000000)
 #define REASON_SIZE 256
 
+enum phase {
+    SETTLING,
+    BEGINNING,
+    RUNNING,
+};
+
 struct writeback {
     struct model *model;
     struct container *container; /* the job's while one runs */
@@ -42,11 +56,12 @@ struct writeback {
     struct worker worker;
     bool worker_started;
     struct writeback_job *job;
-    bool wanted;  /* start another as soon as possible */
-    bool started; /* the first commit of this start is durable */
+    enum phase phase;
+    bool set_aside; /* SETTLING: the old journal is */
+    bool wanted;    /* start another as soon as possible */
     bool closing;
     uint64_t applied_seq;
-    uint64_t dirty_since_ns; /* CLOCK_MONOTONIC of the first change that is not applied */
+    uint64_t dirty_since_ns; /* uv_hrtime() of the first change that is not applied */
     uint64_t retry_at_ns;    /* no tick starts a job before */
     uint64_t flushes;
     uint64_t container_bytes;
@@ -61,26 +76,19 @@ struct writeback {
     int close_r; /* of the last job */
 };
 
-static uint64_t now_ns(clockid_t clock)
-{
-    struct timespec now;
-    (void)clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
 /* ---- What became of it ---- */
 
 static void degrade(struct writeback *writeback, const char *reason)
 {
     if (!writeback->degraded) {
-        writeback->degraded_since_ns = (int64_t)now_ns(CLOCK_REALTIME);
+        writeback->degraded_since_ns = model_wall_clock_ns();
         log_error("write-back failed: %s; everything is kept in memory, trying again", reason);
         history_note(writeback->model->history, writeback->model->sequence, "degraded", NULL, NULL,
                      NULL, reason);
     }
     writeback->degraded = true;
     (void)snprintf(writeback->degraded_reason, sizeof writeback->degraded_reason, "%s", reason);
-    writeback->retry_at_ns = now_ns(CLOCK_MONOTONIC) + RETRY_NS;
+    writeback->retry_at_ns = uv_hrtime() + RETRY_NS;
 }
 
 static void recover(struct writeback *writeback)
@@ -98,6 +106,9 @@ static void job_succeeded(struct writeback *writeback, struct writeback_job *job
 {
     struct model *model = writeback->model;
 
+    if (job->journal_error.text[0]) {
+        log_warning("journal: %s", job->journal_error.text);
+    }
     for (uint32_t i = 0; i < job->count; i++) {
         struct drive_bitmap *bitmap = model_bitmap_by_id(model, job->bitmaps[i].id);
         if (bitmap) {
@@ -117,11 +128,8 @@ static void job_succeeded(struct writeback *writeback, struct writeback_job *job
     writeback->applied_seq = job->sequence;
     writeback->container_bytes = job->info.file_size;
     writeback->flushes++;
-    /* Behind a commit with the clean flag nothing may be acknowledged. */
-    writeback->started = !job->options.clean;
-    if (model->journaling) {
-        journaling_covered(model->journaling, job->sequence);
-    }
+    writeback->phase = job->options.clean ? BEGINNING : RUNNING;
+    journaling_covered(model->journaling, job->sequence);
     recover(writeback);
 }
 
@@ -129,13 +137,13 @@ static void tick_arm(struct writeback *writeback)
 {
     struct model *model = writeback->model;
 
-    if (writeback->closing ||
-        (writeback->started && !writeback->degraded && writeback->applied_seq == model->sequence)) {
+    if (writeback->closing || (writeback->phase == RUNNING && !writeback->degraded &&
+                               writeback->applied_seq == model->sequence)) {
         (void)uv_timer_stop(&writeback->tick);
     } else if (!uv_is_active((uv_handle_t *)&writeback->tick)) {
         uint64_t interval_ms = model->settings.flush_interval_ns / 1000000;
         uint64_t period = min_u64(max_u64(interval_ms, 1), TICK_MS);
-        writeback->dirty_since_ns = now_ns(CLOCK_MONOTONIC);
+        writeback->dirty_since_ns = uv_hrtime();
         (void)uv_timer_start(&writeback->tick, writeback->tick.timer_cb, period, period);
     }
 }
@@ -154,16 +162,25 @@ static void job_failed(struct writeback *writeback, uint64_t sequence, const str
     }
 }
 
+/* What a job has made stays made, also when its commit failed. */
+static void take_journal(struct writeback *writeback, struct writeback_job *job)
+{
+    if (job->journal) {
+        journaling_install(writeback->model->journaling, STEAL(job->journal));
+    }
+}
+
 static void finish_close(struct writeback *writeback);
 
 static void job_done(struct work *work)
 {
     struct writeback_job *job = (struct writeback_job *)work;
     struct writeback *writeback = job->writeback;
-    bool last = job->options.clean;
+    bool last = writeback->closing && job->options.clean;
 
     writeback->job = NULL;
     writeback->close_r = job->r;
+    take_journal(writeback, job);
     if (job->r < 0) {
         job_failed(writeback, job->sequence, &job->error);
     } else {
@@ -178,17 +195,56 @@ static void job_done(struct work *work)
     }
     (void)uv_timer_stop(&writeback->tick);
     tick_arm(writeback);
-    if (writeback->wanted || writeback->closing) {
+    if (writeback->wanted || writeback->closing ||
+        (writeback->phase == BEGINNING && !writeback->degraded)) {
         take_job(writeback);
     }
 }
 
-static int take(struct writeback *writeback, bool clean, struct writeback_job **ret)
+static int new_instance(struct model *model)
 {
+    struct journal_id id;
+    if (getrandom(id.bytes, sizeof id.bytes, 0) != (ssize_t)sizeof id.bytes) {
+        return -EIO;
+    }
+    model->instance = id;
+    return 0;
+}
+
+static enum job_journal journal_duty(const struct writeback *writeback)
+{
+    switch (writeback->phase) {
+    case SETTLING:
+        return writeback->set_aside ? JOB_JOURNAL_SET_ASIDE : JOB_JOURNAL_REMOVE;
+    case BEGINNING:
+        return writeback->closing || journaling_has_journal(writeback->model->journaling)
+                   ? JOB_JOURNAL_KEEP
+                   : JOB_JOURNAL_MAKE;
+    case RUNNING:
+        break;
+    }
+    return JOB_JOURNAL_KEEP;
+}
+
+static int take(struct writeback *writeback, struct writeback_job **ret)
+{
+    enum job_journal duty = journal_duty(writeback);
     struct writeback_job *job;
-    int r = writeback_job_new(writeback->model, clean, &job);
+    int r = duty == JOB_JOURNAL_MAKE ? new_instance(writeback->model) : 0;
+
+    if (r == 0) {
+        r = writeback_job_new(writeback->model, writeback->closing || writeback->phase == SETTLING,
+                              &job);
+    }
     if (r < 0) {
         return r;
+    }
+    job->journal_duty = duty;
+    if (writeback->phase == SETTLING) {
+        /* The last number is for the commit that begins: who waits for the container waits for
+         * that one. */
+        job->sequence--;
+        job->options.applied_seq--;
     }
     job->writeback = writeback;
     job->container = writeback->container;
@@ -207,7 +263,7 @@ static void take_job(struct writeback *writeback)
         return;
     }
     writeback->wanted = false;
-    int r = take(writeback, writeback->closing, &writeback->job);
+    int r = take(writeback, &writeback->job);
     if (r < 0) {
         struct error error;
         error_set_errno(&error, r, "cannot prepare a write-back");
@@ -247,12 +303,12 @@ static void tick_fired(uv_timer_t *timer)
 {
     struct writeback *writeback = timer->data;
     const struct model_settings *settings = &writeback->model->settings;
-    uint64_t now = now_ns(CLOCK_MONOTONIC);
+    uint64_t now = uv_hrtime();
 
     if (now < writeback->retry_at_ns || writeback->job) {
         return;
     }
-    if (writeback->degraded || !writeback->started ||
+    if (writeback->degraded || writeback->phase != RUNNING ||
         now - writeback->dirty_since_ns >= settings->flush_interval_ns ||
         writeback_changed_bytes(writeback) >= settings->flush_dirty_limit) {
         take_job(writeback);
@@ -314,25 +370,37 @@ int writeback_new(struct model *model, struct container *container,
     return 0;
 }
 
-int writeback_now(struct writeback *writeback, bool clean, struct error *error)
+/* A job on this thread, before the loop runs. */
+static int run_now(struct writeback *writeback)
 {
     CLEANUP(writeback_job_freep) struct writeback_job *job = NULL;
+    struct error error;
 
-    int r = take(writeback, clean, &job);
+    int r = take(writeback, &job);
     if (r < 0) {
-        error_set_errno(error, r, "cannot prepare a write-back");
+        error_set_errno(&error, r, "cannot prepare a write-back");
     } else {
         writeback_job_run(&job->work);
         r = job->r;
-        *error = job->error;
+        error = job->error;
+        take_journal(writeback, job);
     }
     if (r < 0) {
-        degrade(writeback, error->text);
+        degrade(writeback, error.text);
         tick_arm(writeback);
         return r;
     }
     job_succeeded(writeback, job);
     return 0;
+}
+
+void writeback_begin(struct writeback *writeback, bool set_aside)
+{
+    writeback->set_aside = set_aside;
+    writeback->model->sequence++;
+    if (run_now(writeback) == 0 && run_now(writeback) == 0) {
+        journaling_activate(writeback->model->journaling);
+    }
 }
 
 static void handle_closed(struct writeback *writeback)
@@ -407,7 +475,7 @@ uint64_t writeback_applied_seq(const struct writeback *writeback)
 
 const char *writeback_refuses(const struct writeback *writeback)
 {
-    return writeback->started ? NULL : writeback->degraded_reason;
+    return writeback->phase == RUNNING ? NULL : writeback->degraded_reason;
 }
 
 const uint8_t *writeback_container_uuid(const struct writeback *writeback)

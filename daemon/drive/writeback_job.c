@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 /* ---- The job, on the container's thread ---- */
 
@@ -129,18 +130,55 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
     return container_commit(txn, &job->options, &job->stats, error);
 }
 
+static int make_journal(struct writeback_job *job)
+{
+    struct container_info info;
+    struct journal_id container;
+
+    container_get_info(job->container, &info);
+    memcpy(container.bytes, info.uuid.bytes, sizeof container.bytes);
+    return journal_create(&job->journal_files, &container, &job->instance,
+                          job->journal_segment_bytes, &job->journal, &job->error);
+}
+
+/* The commit is durable and everything is in it: the journal's files have served. */
+static void end_journal(struct writeback_job *job)
+{
+    char suffix[48];
+
+    if (job->journal_duty == JOB_JOURNAL_REMOVE) {
+        (void)journal_remove(&job->journal_files, &job->journal_error);
+    } else if (job->journal_duty == JOB_JOURNAL_SET_ASIDE) {
+        (void)snprintf(suffix, sizeof suffix, "damaged-%lld", (long long)time(NULL));
+        (void)journal_set_aside(&job->journal_files, suffix, &job->journal_error);
+    }
+}
+
+static int commit(struct writeback_job *job)
+{
+    struct container_txn *txn = NULL;
+    int r = container_begin(job->container, &txn, &job->error);
+
+    if (r < 0) {
+        return r;
+    }
+    r = job_write(job, txn, &job->error);
+    if (r < 0) {
+        container_abort(txn);
+    }
+    return r;
+}
+
 void writeback_job_run(struct work *work)
 {
     struct writeback_job *job = (struct writeback_job *)work;
-    struct container_txn *txn = NULL;
 
-    job->r = container_begin(job->container, &txn, &job->error);
-    if (job->r < 0) {
-        return;
+    job->r = job->journal_duty == JOB_JOURNAL_MAKE ? make_journal(job) : 0;
+    if (job->r == 0) {
+        job->r = commit(job);
     }
-    job->r = job_write(job, txn, &job->error);
-    if (job->r < 0) {
-        container_abort(txn);
+    if (job->r == 0) {
+        end_journal(job);
     }
     container_get_info(job->container, &job->info);
 }
@@ -159,6 +197,7 @@ void writeback_job_free(struct writeback_job *job)
     free(job->bitmaps);
     free(job->removed);
     free(job->state);
+    journal_close(job->journal);
     free(job);
 }
 
@@ -220,6 +259,9 @@ int writeback_job_new(struct model *model, bool clean, struct writeback_job **re
     TAILQ_FOREACH (bitmap, &model->removed, recording_entry) {
         job->removed[i++] = bitmap->id;
     }
+    job->journal_files = model->journal_files;
+    job->journal_segment_bytes = model->settings.journal_segment_bytes;
+    job->instance = model->instance;
     int r = state_encode(model, &job->state, &job->state_bytes);
     if (r < 0) {
         return r;

@@ -16,6 +16,14 @@ struct job_bitmap {
     struct bitmap *snapshot;
 };
 
+/* What a job does about the journal's files, beside the commit. */
+enum job_journal {
+    JOB_JOURNAL_KEEP,
+    JOB_JOURNAL_MAKE,      /* before the commit, which names its instance */
+    JOB_JOURNAL_REMOVE,    /* after the commit, which needs none */
+    JOB_JOURNAL_SET_ASIDE, /* likewise, but whoever wants to know can look at them */
+};
+
 struct writeback_job {
     struct work work;
     struct writeback *writeback; /* these are set by whoever submits it */
@@ -30,8 +38,14 @@ struct writeback_job {
     uint8_t *state;
     size_t state_bytes;
     struct container_commit_options options;
+    enum job_journal journal_duty;
+    struct journal_files journal_files;
+    struct journal_id instance; /* that the commit names */
+    uint64_t journal_segment_bytes;
+    struct journal *journal; /* made; owned until somebody takes it */
     int r;
     struct error error;
+    struct error journal_error; /* files that could not be removed or set aside; "" */
     struct container_commit_stats stats;
     struct container_info info;
 };

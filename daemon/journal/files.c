@@ -1,62 +1,56 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The journal's files through the kernel: PATH.0, PATH.1 and their temporary
- * names.
- *
- * A file is replaced by removing it and making another, never by truncating it:
- * whoever still has the old one open keeps what was in it.
+ * The journal's files by their short names: "0", "1", "0.new", "1.new".
  */
 #include "daemon/journal/internal.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static char *full_path(void *opaque, const char *name)
+static char *full_path(const struct journal_files *files, const char *name, struct error *error)
 {
     char *path = NULL;
 
-    return asprintf(&path, "%s.%s", (const char *)opaque, name) < 0 ? NULL : path;
+    if (asprintf(&path, "%s.%s", files->path, name) < 0) {
+        error_set_errno(error, -ENOMEM, "cannot name journal segment %s", name);
+        return NULL;
+    }
+    return path;
 }
 
-static int posix_open(void *opaque, const char *name, bool create, struct file **ret,
-                      struct error *error)
+int journal_files_open(const struct journal_files *files, const char *name, bool create,
+                       struct file **ret, struct error *error)
 {
-    CLEANUP_FREE char *path = full_path(opaque, name);
-    int r;
+    CLEANUP_FREE char *path = full_path(files, name, error);
 
     if (!path) {
-        return error_set_errno(error, -ENOMEM, "cannot open journal segment %s", name);
+        return -ENOMEM;
     }
-    if (create && unlink(path) < 0 && errno != ENOENT) {
-        r = -errno;
-        return error_set_errno(error, r, "cannot replace %s", path);
-    }
-    return file_open_posix(path, create ? FILE_CREATE : FILE_READ, ret, NULL, error);
+    return create ? file_system_create(files->system, path, ret, error)
+                  : files->system->open(files->system, path, FILE_READ, ret, error);
 }
 
-static int posix_rename(void *opaque, const char *from, const char *to, struct error *error)
+int journal_files_rename(const struct journal_files *files, const char *from, const char *to,
+                         struct error *error)
 {
-    CLEANUP_FREE char *path_from = full_path(opaque, from);
-    CLEANUP_FREE char *path_to = full_path(opaque, to);
-    int r;
+    CLEANUP_FREE char *path_from = full_path(files, from, error);
+    CLEANUP_FREE char *path_to = full_path(files, to, error);
 
-    if (!path_from || !path_to) {
-        return error_set_errno(error, -ENOMEM, "cannot rename journal segment %s", from);
-    }
-    if (rename(path_from, path_to) < 0) {
-        r = -errno;
-        return error_set_errno(error, r, "cannot rename %s to %s", path_from, path_to);
-    }
-    r = file_sync_directory(path_to);
-    if (r < 0) {
-        return error_set_errno(error, r, "cannot sync the directory of %s", path_to);
-    }
-    return 0;
+    return path_from && path_to ? file_system_rename(files->system, path_from, path_to, true, error)
+                                : -ENOMEM;
 }
 
-void journal_files_posix(const char *path, struct journal_files *ret)
+int journal_files_unlink(const struct journal_files *files, const char *name, struct error *error)
 {
-    ret->open = posix_open;
-    ret->rename = posix_rename;
-    ret->opaque = (void *)(uintptr_t)path; /* only ever read */
+    CLEANUP_FREE char *path = full_path(files, name, error);
+    int r = path ? files->system->unlink(files->system, path) : -ENOMEM;
+
+    return r < 0 && r != -ENOENT ? error_set_errno(error, r, "cannot remove %s", path) : 0;
+}
+
+int journal_files_sync(const struct journal_files *files, struct error *error)
+{
+    int r = files->system->sync_directory(files->system, files->path);
+
+    return r < 0 ? error_set_errno(error, r, "cannot sync the directory of %s", files->path) : 0;
 }

@@ -12,6 +12,18 @@
 
 #define JOURNAL_SEGMENTS 2u
 
+/* ---- files.c: @name is one of JOURNAL_NAME_… ---- */
+
+/* @create replaces what is there. */
+int journal_files_open(const struct journal_files *files, const char *name, bool create,
+                       struct file **ret, struct error *error);
+/* … durably. */
+int journal_files_rename(const struct journal_files *files, const char *from, const char *to,
+                         struct error *error);
+/* 0 also when there is none; not yet durable. */
+int journal_files_unlink(const struct journal_files *files, const char *name, struct error *error);
+int journal_files_sync(const struct journal_files *files, struct error *error);
+
 /* ---- segment.c: segment headers ---- */
 
 struct journal_segment_header {
@@ -25,7 +37,8 @@ void journal_segment_header_build(const struct journal_segment_header *header,
 
 enum journal_segment_verdict {
     JOURNAL_SEGMENT_SOUND,
-    JOURNAL_SEGMENT_FOREIGN, /* sound as far as can be told, and another instance's */
+    JOURNAL_SEGMENT_FOREIGN, /* sound as far as can be told, and another container's */
+    JOURNAL_SEGMENT_OTHER,   /* the same, and another instance's of this container */
     JOURNAL_SEGMENT_NEWER,   /* ours, of a version that we do not know; words in @error */
     JOURNAL_SEGMENT_BROKEN,  /* words in @error */
 };
@@ -91,11 +104,12 @@ struct journal_found {
 
 struct journal_source {
     const char *name;
+    bool final;        /* not a temporary name */
     struct file *file; /* NULL: not there, or another instance's */
     uint64_t bytes;    /* that are scanned */
 };
 
-#define JOURNAL_SOURCES 4u
+#define JOURNAL_SOURCES (2 * JOURNAL_SEGMENTS)
 
 /* A part of a file in memory. */
 struct journal_window {
@@ -111,10 +125,15 @@ struct journal_scan {
     size_t count, capacity;
     struct journal_window window;
     unsigned sound;   /* bit per segment of which a sound header was found */
+    bool other;       /* a final name has a segment of another instance of the container */
+    bool foreign;     /* a name has a segment of another container */
     char damage[256]; /* the first that was met; "" if none */
 };
 
-/* @scan is all zero before, and to be deinited whatever comes back. */
+/* @scan is all zero before, and to be deinited whatever comes back: the sources, and whose they
+ * are; then their batches as well. */
+int journal_scan_open(struct journal_scan *scan, const struct journal_files *files,
+                      const struct journal_replay_options *options, struct error *error);
 int journal_scan_run(struct journal_scan *scan, const struct journal_files *files,
                      const struct journal_replay_options *options, struct error *error);
 void journal_scan_deinit(struct journal_scan *scan);

@@ -36,7 +36,7 @@
 struct journal;
 
 #define JOURNAL_BLOCK_BYTES       4096u
-#define JOURNAL_SEGMENT_BYTES_MIN (UINT64_C(1) << 20)
+#define JOURNAL_SEGMENT_BYTES_MIN (UINT64_C(64) << 10)
 #define JOURNAL_SEGMENT_BYTES_MAX (UINT64_C(1) << 30)
 #define JOURNAL_BATCH_BYTES_MAX   (UINT32_C(4) << 20) /* of records with framing in one batch */
 
@@ -44,23 +44,16 @@ struct journal_id {
     uint8_t bytes[16];
 };
 
-/* How files are opened, so that simulated disks can stand in.  -errno. */
+/* The files PATH.0, PATH.1, PATH.0.new, PATH.1.new.  Both pointers must outlive the journal. */
 struct journal_files {
-    /* @name: one of the four below.  CREATE replaces what is there. */
-    int (*open)(void *opaque, const char *name, bool create, struct file **ret,
-                struct error *error);
-    /* rename(2), and the directory synced. */
-    int (*rename)(void *opaque, const char *from, const char *to, struct error *error);
-    void *opaque;
+    struct file_system *system;
+    const char *path;
 };
 
 #define JOURNAL_NAME_0     "0"
 #define JOURNAL_NAME_1     "1"
 #define JOURNAL_NAME_0_NEW "0.new"
 #define JOURNAL_NAME_1_NEW "1.new"
-
-/* The files PATH.0, PATH.1, PATH.0.new, PATH.1.new through the kernel. @path must outlive it. */
-void journal_files_posix(const char *path, struct journal_files *ret);
 
 /* ---- Reading, at the start ---- */
 
@@ -70,8 +63,19 @@ struct journal_replay_options {
     uint64_t applied_seq;        /* records up to it are in the container already */
 };
 
+/* Whose files were found, beside those of the instance that the container names. */
+struct journal_whose {
+    /* The final names have segments of this container and of another instance, and the one that
+     * the container names is found nowhere.  No crash leaves that: an instance gets the final
+     * names only after the container has committed it.  So the container was put back to an
+     * earlier state. */
+    bool later;
+    bool foreign; /* another container's */
+};
+
 struct journal_replay_report {
-    bool found;           /* at least one segment of the instance is there and sound */
+    bool found; /* at least one segment of the instance is there and sound */
+    struct journal_whose whose;
     uint64_t records;     /* replayed */
     uint64_t last_seq;    /* of the last one replayed; applied_seq if none */
     uint64_t highest_seq; /* seen in any valid batch of the instance, replayed or not */
@@ -97,20 +101,28 @@ int journal_replay(const struct journal_files *files, const struct journal_repla
                                  size_t length, struct error *error),
                    void *opaque, struct journal_replay_report *ret, struct error *error);
 
+/* Looks at the segments' headers alone. */
+int journal_probe(const struct journal_files *files, const struct journal_id *container,
+                  const struct journal_id *instance, struct journal_whose *ret,
+                  struct error *error);
+
+/* ---- Files that the container does not need any more ---- */
+
+int journal_remove(const struct journal_files *files, struct error *error); /* durably */
+/* Whatever there is becomes PATH.0.SUFFIX and so on. */
+int journal_set_aside(const struct journal_files *files, const char *suffix, struct error *error);
+
 /* ---- Writing ---- */
 
 /*
  * Makes two new segments of @segment_bytes (a multiple of 4096) under the
  * temporary names: header blocks, zero-written to their whole length, synced.
  * -ENOSPC and so on.
- * @in_force: the instance that the container names until it commits this one;
- * NULL when it never named any.  Its segments that have temporary names still, since an
- * earlier start ended inside journal_activate(), take their names first: they may be
- * all that there is until the commit.
+ * Replaces what has these names: the container must not need a journal any more.
  */
 int journal_create(const struct journal_files *files, const struct journal_id *container,
-                   const struct journal_id *instance, const struct journal_id *in_force,
-                   uint64_t segment_bytes, struct journal **ret, struct error *error);
+                   const struct journal_id *instance, uint64_t segment_bytes, struct journal **ret,
+                   struct error *error);
 /* After the container has committed the instance: the segments take their names.  May be called
  * again after a failure; until it succeeds the journal works, and is found, all the same. */
 int journal_activate(struct journal *journal, struct error *error);

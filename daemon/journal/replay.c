@@ -147,6 +147,14 @@ static void judge(struct replay *replay, struct journal_replay_report *report)
     }
 }
 
+static struct journal_whose whose(const struct journal_scan *scan)
+{
+    return (struct journal_whose){
+        .later = scan->sound == 0 && scan->other,
+        .foreign = scan->foreign,
+    };
+}
+
 static int replay_run(struct replay *replay, const struct journal_files *files,
                       const struct journal_replay_options *options,
                       struct journal_replay_report *ret, struct error *error)
@@ -164,6 +172,7 @@ static int replay_run(struct replay *replay, const struct journal_files *files,
     }
     judge(replay, &report);
     report.found = replay->scan.sound != 0;
+    report.whose = whose(&replay->scan);
     report.records = replay->records;
     report.last_seq = replay->last_seq;
     memcpy(report.damage, replay->scan.damage, sizeof report.damage);
@@ -186,5 +195,19 @@ int journal_replay(const struct journal_files *files, const struct journal_repla
 
     r = replay_run(&replay, files, options, ret, error);
     journal_scan_deinit(&replay.scan);
+    return r;
+}
+
+int journal_probe(const struct journal_files *files, const struct journal_id *container,
+                  const struct journal_id *instance, struct journal_whose *ret, struct error *error)
+{
+    struct journal_replay_options options = {.container = *container, .instance = *instance};
+    struct journal_scan scan = {0};
+    int r = journal_scan_open(&scan, files, &options, error);
+
+    if (r == 0) {
+        *ret = whose(&scan);
+    }
+    journal_scan_deinit(&scan);
     return r;
 }

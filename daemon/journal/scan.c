@@ -154,7 +154,7 @@ static int source_open(struct journal_scan *scan, struct journal_source *source,
     uint64_t size;
     int r;
 
-    r = files->open(files->opaque, source->name, false, &file, &words);
+    r = journal_files_open(files, source->name, false, &file, &words);
     if (r == -ENOENT) {
         return 0;
     }
@@ -186,7 +186,11 @@ static int source_open(struct journal_scan *scan, struct journal_source *source,
             size = header.segment_bytes;
         }
         break;
+    case JOURNAL_SEGMENT_OTHER:
+        scan->other |= source->final;
+        return 0;
     case JOURNAL_SEGMENT_FOREIGN:
+        scan->foreign = true;
         return 0;
     case JOURNAL_SEGMENT_NEWER:
         return error_set(error, -ENOTSUP, "journal segment %s: %s", source->name, words.text);
@@ -216,23 +220,29 @@ static int by_sequence(const void *left, const void *right)
     return (a->offset > b->offset) - (a->offset < b->offset);
 }
 
-int journal_scan_run(struct journal_scan *scan, const struct journal_files *files,
-                     const struct journal_replay_options *options, struct error *error)
+int journal_scan_open(struct journal_scan *scan, const struct journal_files *files,
+                      const struct journal_replay_options *options, struct error *error)
 {
-    static const char *const names[JOURNAL_SOURCES] = {
-        JOURNAL_NAME_0,
-        JOURNAL_NAME_1,
-        JOURNAL_NAME_0_NEW,
-        JOURNAL_NAME_1_NEW,
-    };
-    int r;
-
     for (unsigned i = 0; i < JOURNAL_SOURCES; i++) {
-        scan->sources[i].name = names[i];
-        r = source_open(scan, &scan->sources[i], files, options, error);
+        bool temporary = i >= JOURNAL_SEGMENTS;
+
+        scan->sources[i].name = journal_segment_name(i % JOURNAL_SEGMENTS, temporary);
+        scan->sources[i].final = !temporary;
+        int r = source_open(scan, &scan->sources[i], files, options, error);
         if (r < 0) {
             return r;
         }
+    }
+    return 0;
+}
+
+int journal_scan_run(struct journal_scan *scan, const struct journal_files *files,
+                     const struct journal_replay_options *options, struct error *error)
+{
+    int r = journal_scan_open(scan, files, options, error);
+
+    if (r < 0) {
+        return r;
     }
     for (unsigned i = 0; i < JOURNAL_SEGMENTS; i++) {
         if (!(scan->sound & 1u << i)) {

@@ -7,14 +7,11 @@
  * synced before anyone relies on them.
  *
  * What each step of a start leaves for the next one, should it end there:
- *   1. journal_create() first lets segments of the instance in force that still
- *      have temporary names take their final ones: a start before this one may
- *      have ended inside its journal_activate().  What they replace is an instance
- *      that the container left behind.
- *   2. It makes the new segments under the temporary names.  What they replace
- *      is, thanks to 1, nobody's.
+ *   1. The container is committed so that it needs no journal; whatever is there
+ *      is removed (journal_remove()).
+ *   2. journal_create() makes the new segments under the temporary names.
  *   3. The container commits the new instance.  Both its segments are there,
- *      under temporary names; the old ones are no longer needed.
+ *      under temporary names.
  *   4. journal_activate() renames them.  Under either name they are found.
  */
 #include "daemon/journal/internal.h"
@@ -23,6 +20,7 @@
 #include "proto/base/endian.h"
 
 #include <assert.h>
+#include <stdio.h>
 
 #define ZEROS_BYTES (UINT64_C(1) << 20)
 
@@ -93,9 +91,11 @@ enum journal_segment_verdict journal_segment_header_parse(const uint8_t block[JO
     }
     memcpy(header.container.bytes, block + SEGMENT_CONTAINER, sizeof header.container.bytes);
     memcpy(header.instance.bytes, block + SEGMENT_INSTANCE, sizeof header.instance.bytes);
-    if (!journal_id_equal(&header.container, container) ||
-        !journal_id_equal(&header.instance, instance)) {
+    if (!journal_id_equal(&header.container, container)) {
         return JOURNAL_SEGMENT_FOREIGN;
+    }
+    if (!journal_id_equal(&header.instance, instance)) {
+        return JOURNAL_SEGMENT_OTHER;
     }
     version = load_le32(block + SEGMENT_VERSION);
     if (version > JOURNAL_FORMAT_VERSION) {
@@ -110,7 +110,7 @@ enum journal_segment_verdict journal_segment_header_parse(const uint8_t block[JO
     header.index = load_le32(block + SEGMENT_INDEX);
     if (!segment_bytes_good(header.segment_bytes)) {
         return broken(error, "length", header.segment_bytes,
-                      "a multiple of 4096 from 1 MiB to 1 GiB");
+                      "a multiple of 4096 from 64 KiB to 1 GiB");
     }
     if (header.index >= JOURNAL_SEGMENTS) {
         return broken(error, "index", header.index, "0 or 1");
@@ -119,47 +119,6 @@ enum journal_segment_verdict journal_segment_header_parse(const uint8_t block[JO
     return JOURNAL_SEGMENT_SOUND;
 }
 
-/* Step 1 for one name. */
-static int finish_activation(const struct journal_files *files, const struct journal_id *container,
-                             const struct journal_id *in_force, unsigned index, struct error *error)
-{
-    const char *name = journal_segment_name(index, true);
-    struct journal_segment_header header;
-    uint8_t block[JOURNAL_BLOCK_BYTES];
-    struct error words;
-    int r;
-
-    {
-        CLEANUP(file_closep) struct file *file = NULL;
-
-        r = files->open(files->opaque, name, false, &file, &words);
-        if (r == -ENOENT) {
-            return 0;
-        }
-        if (r < 0) {
-            return error_set(error, r, "%s", words.text);
-        }
-        r = file_read(file, block, sizeof block, 0);
-        if (r == -ENODATA) {
-            return 0; /* not even a header: an unfinished one */
-        }
-        if (r < 0) {
-            return error_set_errno(error, r, "cannot read the header of journal segment %s", name);
-        }
-    }
-    switch (journal_segment_header_parse(block, container, in_force, &header, &words)) {
-    case JOURNAL_SEGMENT_SOUND:
-        break;
-    case JOURNAL_SEGMENT_NEWER:
-        return error_set(error, -ENOTSUP, "journal segment %s: %s", name, words.text);
-    case JOURNAL_SEGMENT_FOREIGN:
-    case JOURNAL_SEGMENT_BROKEN:
-        return 0;
-    }
-    return files->rename(files->opaque, name, journal_segment_name(header.index, false), error);
-}
-
-/* Step 2 for one segment. */
 static int segment_create(struct journal *journal, unsigned index, const uint8_t *zeros,
                           struct error *error)
 {
@@ -169,7 +128,7 @@ static int segment_create(struct journal *journal, unsigned index, const uint8_t
     uint8_t block[JOURNAL_BLOCK_BYTES];
     int r;
 
-    r = files->open(files->opaque, name, true, &segment->file, error);
+    r = journal_files_open(files, name, true, &segment->file, error);
     if (r < 0) {
         return r;
     }
@@ -202,11 +161,51 @@ static int segment_create(struct journal *journal, unsigned index, const uint8_t
     return 0;
 }
 
+/*
+ * Final names go first, so that a crash in between does not leave segments under them that are
+ * older than those in force.
+ */
+int journal_remove(const struct journal_files *files, struct error *error)
+{
+    for (unsigned temporary = 0; temporary < 2; temporary++) {
+        for (unsigned i = 0; i < JOURNAL_SEGMENTS; i++) {
+            int r = journal_files_unlink(files, journal_segment_name(i, temporary), error);
+            if (r < 0) {
+                return r;
+            }
+        }
+        int r = journal_files_sync(files, error);
+        if (r < 0) {
+            return r;
+        }
+    }
+    return 0;
+}
+
+int journal_set_aside(const struct journal_files *files, const char *suffix, struct error *error)
+{
+    for (unsigned i = 0; i < 2 * JOURNAL_SEGMENTS; i++) {
+        const char *name = journal_segment_name(i % JOURNAL_SEGMENTS, i < JOURNAL_SEGMENTS);
+        CLEANUP_FREE char *to = NULL;
+
+        if (asprintf(&to, "%s.%s", name, suffix) < 0) {
+            to = NULL;
+            return error_set_errno(error, -ENOMEM, "cannot set journal segment %s aside", name);
+        }
+        struct error words;
+        int r = journal_files_rename(files, name, to, &words);
+        if (r < 0 && r != -ENOENT) {
+            return error_set(error, r, "%s", words.text);
+        }
+    }
+    return 0;
+}
+
 DEFINE_CLEANUP(struct journal *, journal_close)
 
 int journal_create(const struct journal_files *files, const struct journal_id *container,
-                   const struct journal_id *instance, const struct journal_id *in_force,
-                   uint64_t segment_bytes, struct journal **ret, struct error *error)
+                   const struct journal_id *instance, uint64_t segment_bytes, struct journal **ret,
+                   struct error *error)
 {
     CLEANUP(journal_closep) struct journal *journal = NULL;
     CLEANUP_FREE uint8_t *zeros = NULL;
@@ -215,11 +214,8 @@ int journal_create(const struct journal_files *files, const struct journal_id *c
     if (!segment_bytes_good(segment_bytes)) {
         return error_set(error, -EINVAL,
                          "length of a journal segment: found %" PRIu64
-                         ", expected a multiple of 4096 from 1 MiB to 1 GiB",
+                         ", expected a multiple of 4096 from 64 KiB to 1 GiB",
                          segment_bytes);
-    }
-    if (in_force && journal_id_equal(in_force, instance)) {
-        return error_set(error, -EINVAL, "a new journal needs a new instance id");
     }
     journal = calloc(1, sizeof *journal);
     zeros = calloc(1, ZEROS_BYTES);
@@ -233,12 +229,6 @@ int journal_create(const struct journal_files *files, const struct journal_id *c
     journal->state = JOURNAL_GOOD;
     TAILQ_INIT(&journal->pending);
 
-    for (unsigned i = 0; in_force && i < JOURNAL_SEGMENTS; i++) {
-        r = finish_activation(files, container, in_force, i, error);
-        if (r < 0) {
-            return r;
-        }
-    }
     for (unsigned i = 0; i < JOURNAL_SEGMENTS; i++) {
         r = segment_create(journal, i, zeros, error);
         if (r < 0) {
@@ -259,8 +249,8 @@ int journal_activate(struct journal *journal, struct error *error)
         if (segment->named) {
             continue;
         }
-        r = journal->files.rename(journal->files.opaque, journal_segment_name(i, true),
-                                  journal_segment_name(i, false), &words);
+        r = journal_files_rename(&journal->files, journal_segment_name(i, true),
+                                 journal_segment_name(i, false), &words);
         /* A rename that failed may have been done: only the sync behind it was missing, and
          * nothing depends on that. */
         if (r < 0 && !(r == -ENOENT && segment->rename_tried)) {

@@ -4,7 +4,7 @@
  * for the whole directory, and lets the disk do what happens then.
  *
  * The directory has two sets of entries, the one that is seen and the durable
- * one; a rename changes the first and its sync copies it to the second.
+ * one, and the changes that lead from the second to the first; a sync makes them equal.
  */
 #include "tests/common/simdir.h"
 
@@ -16,6 +16,8 @@
 
 struct node {
     struct simdisk *disk;
+    uint64_t inode;
+    struct node *copy; /* while a directory is being copied */
     struct node *next; /* of all, for the end */
 };
 
@@ -28,9 +30,27 @@ struct entries {
     struct entry entry[SIMDIR_FILES_MAX];
 };
 
+/* A change of names that is not durable. */
+struct change {
+    char from[32], to[32]; /* "" from: a new file; "" to: removed */
+    struct node *node;     /* of a new file */
+};
+
+#define CHANGES_MAX 64u
+
 struct simdir {
+    struct file_system files; /* first: the two pointers are the same */
     struct entries seen, durable;
+    struct change pending[CHANGES_MAX];
+    unsigned n_pending;
     struct node *nodes;
+    uint64_t inodes;
+    void (*before)(void *opaque);
+    void *before_opaque;
+    /* A write that is under way. */
+    struct simdisk *write_disk;
+    const void *write_bytes;
+    uint64_t write_length, write_offset;
     uint64_t random;
     uint64_t changes, calls;
     uint64_t stop_at;
@@ -43,6 +63,7 @@ struct handle {
     struct file file; /* first: the two pointers are the same */
     struct simdir *dir;
     struct simdisk *disk;
+    uint64_t inode;
 };
 
 static void *must(void *memory)
@@ -65,6 +86,9 @@ static enum course enter(struct simdir *dir, bool change)
 {
     if (dir->stopped) {
         return COURSE_DEAD;
+    }
+    if (dir->before) {
+        dir->before(dir->before_opaque);
     }
     dir->calls++;
     dir->changes += change;
@@ -101,7 +125,14 @@ static int dir_read(struct file *file, void *buffer, size_t length, uint64_t off
 static int dir_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
 {
     struct handle *h = (struct handle *)file;
-    return prepare(h, true) ? file_write(simdisk_file(h->disk), buffer, length, offset) : -EIO;
+
+    h->dir->write_disk = h->disk;
+    h->dir->write_bytes = buffer;
+    h->dir->write_length = length;
+    h->dir->write_offset = offset;
+    bool going = prepare(h, true);
+    h->dir->write_disk = NULL;
+    return going ? file_write(simdisk_file(h->disk), buffer, length, offset) : -EIO;
 }
 
 static int dir_datasync(struct file *file)
@@ -128,6 +159,18 @@ static int dir_allocate(struct file *file, uint64_t offset, uint64_t length)
     return prepare(h, true) ? file_allocate(simdisk_file(h->disk), offset, length) : -EIO;
 }
 
+static int dir_identity(struct file *file, struct file_identity *ret)
+{
+    *ret = (struct file_identity){.inode = ((struct handle *)file)->inode};
+    return 0;
+}
+
+static int dir_descriptor(struct file *file)
+{
+    (void)file;
+    return -1;
+}
+
 static void dir_close(struct file *file)
 {
     free(file);
@@ -140,6 +183,8 @@ static const struct file_ops dir_ops = {
     .size = dir_size,
     .truncate = dir_truncate,
     .allocate = dir_allocate,
+    .identity = dir_identity,
+    .descriptor = dir_descriptor,
     .close = dir_close,
 };
 
@@ -164,14 +209,166 @@ static struct entry *find_or_add(struct entries *entries, const char *name)
     return entry;
 }
 
-static struct node *node_new(struct simdir *dir, struct simdisk *disk)
+static struct node *node_new(struct simdir *dir, struct simdisk *disk, uint64_t inode)
 {
     struct node *node = must(calloc(1, sizeof *node));
 
     node->disk = disk;
+    node->inode = inode ? inode : ++dir->inodes;
     node->next = dir->nodes;
     dir->nodes = node;
     return node;
+}
+
+static void forget(struct entries *entries, const char *name)
+{
+    struct entry *entry = find(entries, name);
+
+    if (entry) {
+        memset(entry, 0, sizeof *entry);
+    }
+}
+
+static void apply(struct entries *entries, const struct change *change)
+{
+    struct entry *entry = change->from[0] ? find(entries, change->from) : NULL;
+    struct node *node = entry ? entry->node : change->node;
+
+    if (change->from[0] && !entry) {
+        return; /* lost before */
+    }
+    forget(entries, change->from[0] ? change->from : change->to);
+    if (change->to[0]) {
+        find_or_add(entries, change->to)->node = node;
+    }
+}
+
+static void pend(struct simdir *dir, const char *from, const char *to, struct node *node)
+{
+    struct change *change = &dir->pending[dir->n_pending++];
+
+    assert(dir->n_pending <= CHANGES_MAX);
+    *change = (struct change){.node = node};
+    (void)snprintf(change->from, sizeof change->from, "%s", from);
+    (void)snprintf(change->to, sizeof change->to, "%s", to);
+    apply(&dir->seen, change);
+}
+
+static void make_durable(struct simdir *dir)
+{
+    dir->durable = dir->seen;
+    dir->n_pending = 0;
+}
+
+static size_t directory_bytes(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? (size_t)(slash - path) : 0;
+}
+
+/* The changes of names in the directory that holds @path. */
+static void make_names_durable(struct simdir *dir, const char *path)
+{
+    size_t bytes = directory_bytes(path);
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < dir->n_pending; i++) {
+        const struct change *change = &dir->pending[i];
+        const char *name = change->to[0] ? change->to : change->from;
+        if (directory_bytes(name) == bytes && strncmp(name, path, bytes) == 0) {
+            apply(&dir->durable, change);
+        } else {
+            dir->pending[kept++] = *change;
+        }
+    }
+    dir->n_pending = kept;
+}
+
+/* ---- The file system ---- */
+
+static int fs_open(struct file_system *files, const char *path, enum file_mode mode,
+                   struct file **ret, struct error *error)
+{
+    struct simdir *dir = (struct simdir *)files;
+    enum course course = enter(dir, mode == FILE_CREATE);
+    struct entry *entry = find(&dir->seen, path);
+    struct handle *handle;
+
+    if (course == COURSE_FAIL || course == COURSE_DEAD) {
+        int r = course == COURSE_FAIL ? dir->fail_error : -EIO;
+        return error_set_errno(error, r, "cannot open %s", path);
+    }
+    if (mode == FILE_CREATE && entry) {
+        return error_set_errno(error, -EEXIST, "cannot create %s", path);
+    }
+    if (mode == FILE_CREATE && (course == COURSE_DO || simdisk_random(&dir->random) % 2)) {
+        pend(dir, "", path, node_new(dir, simdisk_new(simdisk_random(&dir->random)), 0));
+        entry = find(&dir->seen, path);
+    }
+    if (course == COURSE_STOP || !entry) {
+        return error_set_errno(error, course == COURSE_STOP ? -EIO : -ENOENT, "cannot open %s",
+                               path);
+    }
+    handle = must(calloc(1, sizeof *handle));
+    handle->file.ops = &dir_ops;
+    handle->dir = dir;
+    handle->disk = entry->node->disk;
+    handle->inode = entry->node->inode;
+    *ret = &handle->file;
+    return 0;
+}
+
+/* What a change of names comes to: true, and it is made, whatever is returned. */
+static bool name_change(struct simdir *dir, int *ret)
+{
+    enum course course = enter(dir, true);
+
+    *ret = course == COURSE_DO ? 0 : course == COURSE_FAIL ? dir->fail_error : -EIO;
+    return course != COURSE_DEAD && (course == COURSE_DO || simdisk_random(&dir->random) % 2);
+}
+
+static int fs_rename(struct file_system *files, const char *from, const char *to, bool replace)
+{
+    struct simdir *dir = (struct simdir *)files;
+    int r;
+
+    bool made = name_change(dir, &r);
+    if (r == 0 && !find(&dir->seen, from)) {
+        return -ENOENT;
+    }
+    if (r == 0 && !replace && find(&dir->seen, to)) {
+        return -EEXIST;
+    }
+    if (made && find(&dir->seen, from)) {
+        pend(dir, from, to, NULL);
+    }
+    return r;
+}
+
+static int fs_unlink(struct file_system *files, const char *path)
+{
+    struct simdir *dir = (struct simdir *)files;
+    int r;
+
+    bool made = name_change(dir, &r);
+    if (r == 0 && !find(&dir->seen, path)) {
+        return -ENOENT;
+    }
+    if (made && find(&dir->seen, path)) {
+        pend(dir, path, "", NULL);
+    }
+    return r;
+}
+
+static int fs_sync_directory(struct file_system *files, const char *path)
+{
+    struct simdir *dir = (struct simdir *)files;
+    enum course course = enter(dir, true);
+
+    if (course == COURSE_DO) {
+        make_names_durable(dir, path);
+    }
+    return course == COURSE_DO ? 0 : course == COURSE_FAIL ? dir->fail_error : -EIO;
 }
 
 struct simdir *simdir_new(uint64_t seed)
@@ -179,7 +376,18 @@ struct simdir *simdir_new(uint64_t seed)
     struct simdir *dir = must(calloc(1, sizeof *dir));
 
     dir->random = seed;
+    dir->files = (struct file_system){
+        .open = fs_open,
+        .rename = fs_rename,
+        .unlink = fs_unlink,
+        .sync_directory = fs_sync_directory,
+    };
     return dir;
+}
+
+struct file_system *simdir_files(struct simdir *dir)
+{
+    return &dir->files;
 }
 
 void simdir_free(struct simdir *dir)
@@ -203,78 +411,13 @@ void simdir_freep(struct simdir **dir)
 
 int simdir_open(struct simdir *dir, const char *name, bool create, struct file **ret)
 {
-    enum course course = enter(dir, create);
-    struct handle *handle;
-    struct entry *entry;
-
-    if (course == COURSE_FAIL) {
-        return dir->fail_error;
-    }
-    if (course == COURSE_DEAD || (course == COURSE_STOP && simdisk_random(&dir->random) % 2)) {
-        return -EIO;
-    }
-    if (create) {
-        entry = find_or_add(&dir->seen, name);
-        entry->node = node_new(dir, simdisk_new(simdisk_random(&dir->random)));
-        find_or_add(&dir->durable, name)->node = entry->node;
-    }
-    entry = find(&dir->seen, name);
-    if (course == COURSE_STOP) {
-        return -EIO;
-    }
-    if (!entry) {
-        return -ENOENT;
-    }
-    handle = must(calloc(1, sizeof *handle));
-    handle->file.ops = &dir_ops;
-    handle->dir = dir;
-    handle->disk = entry->node->disk;
-    *ret = &handle->file;
-    return 0;
-}
-
-static void forget(struct entries *entries, const char *name)
-{
-    struct entry *entry = find(entries, name);
-
-    if (entry) {
-        memset(entry, 0, sizeof *entry);
-    }
+    return create ? file_system_create(&dir->files, name, ret, NULL)
+                  : dir->files.open(&dir->files, name, FILE_WRITE, ret, NULL);
 }
 
 int simdir_rename(struct simdir *dir, const char *from, const char *to)
 {
-    enum course course = enter(dir, true);
-    struct entry *entry = find(&dir->seen, from);
-    struct node *node;
-
-    if (course == COURSE_DEAD) {
-        return -EIO;
-    }
-    if (course == COURSE_FAIL && simdisk_random(&dir->random) % 2) {
-        return dir->fail_error;
-    }
-    if (!entry) {
-        return -ENOENT;
-    }
-    node = entry->node;
-    forget(&dir->seen, from);
-    find_or_add(&dir->seen, to)->node = node;
-    if (course == COURSE_FAIL) {
-        return dir->fail_error; /* of the sync */
-    }
-    if (course == COURSE_STOP) {
-        return -EIO;
-    }
-    course = enter(dir, true);
-    if (course == COURSE_FAIL) {
-        return dir->fail_error;
-    }
-    if (course != COURSE_DO) {
-        return -EIO;
-    }
-    dir->durable = dir->seen;
-    return 0;
+    return file_system_rename(&dir->files, from, to, true, NULL);
 }
 
 int simdir_unlink(struct simdir *dir, const char *name)
@@ -283,7 +426,7 @@ int simdir_unlink(struct simdir *dir, const char *name)
         return -ENOENT;
     }
     forget(&dir->seen, name);
-    forget(&dir->durable, name);
+    make_durable(dir);
     return 0;
 }
 
@@ -293,6 +436,16 @@ struct simdisk *simdir_disk(struct simdir *dir, const char *name)
     return entry ? entry->node->disk : NULL;
 }
 
+const char *simdir_name(const struct simdir *dir, unsigned index)
+{
+    for (unsigned i = 0; i < SIMDIR_FILES_MAX; i++) {
+        if (dir->seen.entry[i].name[0] && index-- == 0) {
+            return dir->seen.entry[i].name;
+        }
+    }
+    return NULL;
+}
+
 void simdir_cut(struct simdir *dir, const char *name, uint64_t size)
 {
     struct entry *entry = must(find(&dir->seen, name));
@@ -300,8 +453,24 @@ void simdir_cut(struct simdir *dir, const char *name, uint64_t size)
     const uint8_t *bytes = simdisk_bytes(entry->node->disk, &had);
 
     assert(size <= had);
-    entry->node = node_new(dir, simdisk_from(bytes, size, 1));
-    find_or_add(&dir->durable, name)->node = entry->node;
+    entry->node = node_new(dir, simdisk_from(bytes, size, 1), entry->node->inode);
+    make_durable(dir);
+}
+
+void simdir_put_back(struct simdir *dir, struct simdir *from, const char *name)
+{
+    struct entry *entry = must(find(&dir->seen, name));
+    uint64_t size;
+    const uint8_t *bytes = simdisk_bytes(simdir_disk(from, name), &size);
+
+    entry->node = node_new(dir, simdisk_from(bytes, size, 1), entry->node->inode);
+    make_durable(dir);
+}
+
+void simdir_watch(struct simdir *dir, void (*before)(void *opaque), void *opaque)
+{
+    dir->before = before;
+    dir->before_opaque = opaque;
 }
 
 uint64_t simdir_changes(const struct simdir *dir)
@@ -317,6 +486,11 @@ uint64_t simdir_calls(const struct simdir *dir)
 void simdir_stop_at(struct simdir *dir, uint64_t change)
 {
     dir->stop_at = change ? dir->changes + change : 0;
+}
+
+void simdir_kill(struct simdir *dir)
+{
+    dir->stopped = true;
 }
 
 bool simdir_stopped(const struct simdir *dir)
@@ -373,35 +547,107 @@ static struct simdisk *destroyed(const struct simdisk *disk, uint64_t *random)
 
 static struct simdisk *disk_after(struct simdisk *disk, enum simdir_fate fate, uint64_t *random)
 {
-    const uint8_t *bytes;
-    uint64_t size;
-
     switch (fate) {
     case SIMDIR_KILL:
-        bytes = simdisk_bytes(disk, &size);
-        return simdisk_from(bytes, size, simdisk_random(random));
+    case SIMDIR_EVICT:
+        return simdisk_clone(disk, fate == SIMDIR_EVICT, simdisk_random(random));
     case SIMDIR_DESTROY:
         return destroyed(disk, random);
+    case SIMDIR_MASK: {
+        struct simdisk *after = simdisk_crash(disk, SIMDISK_MASK, *random);
+        unsigned used = simdisk_unsynced(disk);
+        *random = used < 64 ? *random >> used : 0;
+        return after;
+    }
     default:
         return simdisk_crash(disk, (enum simdisk_fate)fate, simdisk_random(random));
+    }
+}
+
+/* As the last write left it that was under way. */
+static struct simdisk *with_write(const struct simdir *dir, const struct simdisk *disk,
+                                  uint64_t *random)
+{
+    struct simdisk *copy = simdisk_clone(disk, false, 1);
+    uint64_t done = dir->write_length / 512 + 1;
+
+    done = simdisk_random(random) % done * 512;
+    simdisk_poke(copy, dir->write_bytes, done, dir->write_offset);
+    return copy;
+}
+
+static struct node *copy_node(struct simdir *after, const struct simdir *dir, struct node *node,
+                              enum simdir_fate fate)
+{
+    struct simdisk *disk = node->disk, *copy = NULL;
+
+    if (!node->copy) {
+        if (dir->write_disk == disk && fate != SIMDIR_MASK) {
+            disk = copy = with_write(dir, disk, &after->random);
+        }
+        node->copy = node_new(after, disk_after(disk, fate, &after->random), node->inode);
+        simdisk_free(copy);
+    }
+    return node->copy;
+}
+
+static void copy_entries(struct simdir *after, struct entries *to, const struct simdir *dir,
+                         const struct entries *from, enum simdir_fate fate)
+{
+    for (unsigned i = 0; i < SIMDIR_FILES_MAX; i++) {
+        if (from->entry[i].name[0]) {
+            to->entry[i] = from->entry[i];
+            to->entry[i].node = copy_node(after, dir, from->entry[i].node, fate);
+        }
     }
 }
 
 struct simdir *simdir_crash(const struct simdir *dir, enum simdir_fate fate, uint64_t seed)
 {
     struct simdir *after = simdir_new(seed);
-    bool renames_kept = fate == SIMDIR_KEEP || fate == SIMDIR_KILL ||
-                        (fate != SIMDIR_DROP && simdisk_random(&after->random) % 2);
-    const struct entries *entries = renames_kept ? &dir->seen : &dir->durable;
+    struct entries entries = dir->durable;
+
+    for (struct node *node = dir->nodes; node; node = node->next) {
+        node->copy = NULL;
+    }
+    after->inodes = dir->inodes;
+    if (simdir_fate_is_kill(fate)) {
+        copy_entries(after, &after->seen, dir, &dir->seen, fate);
+        copy_entries(after, &after->durable, dir, &dir->durable, fate);
+        for (unsigned i = 0; i < dir->n_pending; i++) {
+            after->pending[i] = dir->pending[i];
+            if (dir->pending[i].node) {
+                after->pending[i].node = copy_node(after, dir, dir->pending[i].node, fate);
+            }
+        }
+        after->n_pending = dir->n_pending;
+        return after;
+    }
+    for (unsigned i = 0; i < dir->n_pending; i++) {
+        bool kept = fate == SIMDIR_KEEP;
+        if (fate == SIMDIR_MASK) {
+            kept = after->random & 1;
+            after->random >>= 1;
+        } else if (fate != SIMDIR_DROP && fate != SIMDIR_KEEP) {
+            kept = simdisk_random(&after->random) % 2;
+        }
+        if (kept) {
+            apply(&entries, &dir->pending[i]);
+        }
+    }
+    copy_entries(after, &after->seen, dir, &entries, fate);
+    make_durable(after);
+    return after;
+}
+
+unsigned simdir_unsynced(const struct simdir *dir)
+{
+    unsigned count = dir->n_pending;
 
     for (unsigned i = 0; i < SIMDIR_FILES_MAX; i++) {
-        const struct entry *entry = &entries->entry[i];
-        if (entry->name[0] == '\0') {
-            continue;
+        if (dir->seen.entry[i].name[0]) {
+            count += simdisk_unsynced(dir->seen.entry[i].node->disk);
         }
-        struct node *node = node_new(after, disk_after(entry->node->disk, fate, &after->random));
-        find_or_add(&after->seen, entry->name)->node = node;
-        find_or_add(&after->durable, entry->name)->node = node;
     }
-    return after;
+    return count;
 }

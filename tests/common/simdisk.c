@@ -221,6 +221,20 @@ static int sim_allocate(struct file *file, uint64_t offset, uint64_t length)
     return stops(d) ? -EIO : 0;
 }
 
+/* All disks are one file to those who ask; a directory of them tells them apart. */
+static int sim_identity(struct file *file, struct file_identity *ret)
+{
+    (void)file;
+    *ret = (struct file_identity){.inode = 1};
+    return 0;
+}
+
+static int sim_descriptor(struct file *file)
+{
+    (void)file;
+    return -1;
+}
+
 static void sim_close(struct file *file)
 {
     ((struct simdisk *)file)->closed = true;
@@ -233,6 +247,8 @@ static const struct file_ops sim_ops = {
     .size = sim_size,
     .truncate = sim_truncate,
     .allocate = sim_allocate,
+    .identity = sim_identity,
+    .descriptor = sim_descriptor,
     .close = sim_close,
 };
 
@@ -339,8 +355,17 @@ struct simdisk *simdisk_crash(const struct simdisk *d, enum simdisk_fate fate, u
     }
     grow(after, d->size);
     for (uint64_t s = 0; s * SIMDISK_SECTOR < d->size; s++) {
-        bool kept = fate == SIMDISK_KEEP || (fate == SIMDISK_TEAR && simdisk_random(&random) % 2);
-        if (!d->dirty[s] || !kept) {
+        bool kept = fate == SIMDISK_KEEP;
+        if (!d->dirty[s]) {
+            continue;
+        }
+        if (fate == SIMDISK_TEAR) {
+            kept = simdisk_random(&random) % 2;
+        } else if (fate == SIMDISK_MASK) {
+            kept = random & 1;
+            random >>= 1;
+        }
+        if (!kept) {
             continue;
         }
         memcpy(after->view + s * SIMDISK_SECTOR, d->view + s * SIMDISK_SECTOR, SIMDISK_SECTOR);
@@ -355,4 +380,58 @@ struct simdisk *simdisk_crash(const struct simdisk *d, enum simdisk_fate fate, u
         memset(after->media + size, 0, after->capacity - size);
     }
     return after;
+}
+
+#define PAGE_SECTORS (4096u / SIMDISK_SECTOR)
+
+/* The page as the media have it, if nothing in it is waiting to be written. */
+static void evict_page(struct simdisk *d, uint64_t page)
+{
+    uint64_t first = page * PAGE_SECTORS, end = first + PAGE_SECTORS;
+
+    if (end * SIMDISK_SECTOR > d->capacity) {
+        return;
+    }
+    for (uint64_t s = first; s < end; s++) {
+        if (d->dirty[s]) {
+            return;
+        }
+    }
+    memcpy(d->view + page * 4096, d->media + page * 4096, 4096);
+}
+
+struct simdisk *simdisk_clone(const struct simdisk *d, bool evict, uint64_t seed)
+{
+    struct simdisk *after = simdisk_new(seed);
+    uint64_t random = seed;
+
+    grow(after, d->capacity);
+    if (d->capacity > 0) {
+        memcpy(after->view, d->view, d->capacity);
+        memcpy(after->media, d->media, d->capacity);
+        memcpy(after->dirty, d->dirty, d->capacity / SIMDISK_SECTOR);
+    }
+    after->size = d->size;
+    after->media_size = d->media_size;
+    for (uint64_t page = 0; evict && page * 4096 < d->size; page++) {
+        if (simdisk_random(&random) % 2) {
+            evict_page(after, page);
+        }
+    }
+    return after;
+}
+
+void simdisk_poke(struct simdisk *d, const void *bytes, uint64_t length, uint64_t offset)
+{
+    put(d, bytes, length, offset);
+}
+
+unsigned simdisk_unsynced(const struct simdisk *d)
+{
+    unsigned count = 0;
+
+    for (uint64_t s = 0; s * SIMDISK_SECTOR < d->size; s++) {
+        count += d->dirty[s];
+    }
+    return count;
 }

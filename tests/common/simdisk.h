@@ -56,10 +56,23 @@ enum simdisk_fate {
     SIMDISK_DROP, /* nothing unsynced reached the media */
     SIMDISK_KEEP, /* all of it did */
     SIMDISK_TEAR, /* each sector for itself, at random */
+    SIMDISK_MASK, /* each sector for itself: one bit of the seed each, in their order, lowest first;
+                   * the file is as long as they demand */
 };
+
+/* Sectors that were written and not synced. */
+unsigned simdisk_unsynced(const struct simdisk *disk);
 
 /* The disk as it is found after the power is back; @disk itself is unchanged. */
 struct simdisk *simdisk_crash(const struct simdisk *disk, enum simdisk_fate fate, uint64_t seed);
+/*
+ * The same disk, cache and all, as the next process finds it.  With @evict the cache has let
+ * go of pages that it believed to be on the media, which after a failed sync they may not be.
+ */
+struct simdisk *simdisk_clone(const struct simdisk *disk, bool evict, uint64_t seed);
+
+/* A write that was under way: so many bytes of it reach the cache.  Counts as no call. */
+void simdisk_poke(struct simdisk *disk, const void *bytes, uint64_t length, uint64_t offset);
 
 /* splitmix64: reproducible randomness for tests. */
 uint64_t simdisk_random(uint64_t *state);

@@ -23,6 +23,8 @@ void harness_init(struct harness *harness)
     (void)snprintf(harness->catalog, sizeof harness->catalog, "%s/catalog.sqlite3",
                    harness->directory);
     harness->settings = (struct model_settings){
+        .files = &file_system_posix,
+        .boot_id = {1},
         .container_path = harness->container,
         .cluster_bits = 9,
         .journal_path = harness->journal,

@@ -263,12 +263,8 @@ static void a_lost_journal_is_a_verdict(void **state)
     assert_non_null(strstr(a->reason, "journal"));
     assert_true(harness_is_dirty(&harness, "vm1/a", 512));
     assert_int_equal(drive_bitmap_dirty_bytes(a), 8 * MIB + 1);
-    /* A disabled bitmap is exact for its time, but nobody knows what it skipped. */
-    struct drive_bitmap *off = harness_bitmap(&harness, "vg0/lv1/off");
-    assert_int_equal(off->validity, VALIDITY_EXACT);
-    assert_true(off->gap);
-    assert_int_equal(harness_bitmap_do(&harness, RECORD_BITMAP_ENABLE, "vg0/lv1/off"), 0);
-    assert_int_equal(off->validity, VALIDITY_UNKNOWN);
+    /* A change to a disabled bitmap may be among what was lost. */
+    assert_int_equal(harness_bitmap(&harness, "vg0/lv1/off")->validity, VALIDITY_UNKNOWN);
 
     /* The verdict is durable, and ends with a new history only. */
     assert_int_equal(harness_close(&harness), 0);

@@ -4,7 +4,6 @@
 of one drive, while the daemon is restarted and a bitmap is cleared under them:
 what differs from a copy of that time is dirty."""
 
-import os
 import random
 import threading
 
@@ -67,8 +66,7 @@ def run_writers(path, seed, meanwhile):
 
 def main():
     e2e.need_tools("nbdkit")
-    seed = int(os.environ.get("BITMAPD_TEST_SEED", random.randrange(1 << 32)))
-    print(f"BITMAPD_TEST_SEED={seed}")
+    seed = e2e.seed()
     with e2e.Stack() as stack:
         raw = stack.make_raw("raw", SIZE)
         stack.start_daemon()

@@ -68,8 +68,7 @@ class Guest(threading.Thread):
 def main():
     e2e.need_tools("nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4", "e2fsck")
     e2e.need_root()
-    seed = int(os.environ.get("BITMAPD_TEST_SEED", random.randrange(1 << 32)))
-    print(f"BITMAPD_TEST_SEED={seed}")
+    seed = e2e.seed()
 
     with e2e.Stack() as stack:
         raw = stack.make_raw("raw", SIZE)

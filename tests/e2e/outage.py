@@ -4,7 +4,6 @@
 writes wait or fail, nothing that was written is ever clean."""
 
 import errno
-import json
 import threading
 
 import nbd

@@ -75,7 +75,7 @@ static int judge(const struct rig *rig, struct simdir *dir, uint64_t promised,
 
 static uint64_t promised_after(const struct rig *rig, enum simdir_fate fate)
 {
-    return fate == SIMDIR_KILL ? max_u64(rig->written, rig->durable) : rig->durable;
+    return simdir_fate_is_kill(fate) ? max_u64(rig->written, rig->durable) : rig->durable;
 }
 
 void rig_judge_crash(struct rig *rig, enum simdir_fate fate, uint64_t seed)
@@ -104,7 +104,7 @@ void rig_crash(struct rig *rig, enum simdir_fate fate, uint64_t seed)
 int rig_start(struct rig *rig)
 {
     struct journal_files files = test_files(rig->dir);
-    struct journal_id container = test_id(TEST_CONTAINER), in_force = test_id(rig->named), instance;
+    struct journal_id container = test_id(TEST_CONTAINER), instance;
     struct journal_replay_report report = {.highest_seq = rig->applied, .last_seq = rig->applied};
     struct error error;
     int r;
@@ -117,19 +117,23 @@ int rig_start(struct rig *rig)
             return r;
         }
     }
+    /* The container has everything, and names no journal until it is made. */
+    rig->applied = max_u64(rig->applied, report.highest_seq);
+    rig->next = rig->applied + 1;
+    rig->durable = rig->written = rig->applied;
+    rig->named = 0;
+    r = journal_remove(&files, &error);
+    if (r < 0) {
+        return r;
+    }
     rig->number++;
     instance = test_id(rig->number);
-    r = journal_create(&files, &container, &instance, rig->named ? &in_force : NULL,
-                       TEST_SEGMENT_BYTES, &rig->journal, &error);
+    r = journal_create(&files, &container, &instance, TEST_SEGMENT_BYTES, &rig->journal, &error);
     if (r < 0) {
         assert_null(rig->journal);
         return r;
     }
-
-    /* The commit. */
     rig->named = rig->number;
-    rig->applied = max_u64(rig->applied, report.highest_seq);
-    rig->next = rig->applied + 1;
     rig->again = 0;
     if (upto(rig, 2)) {
         journal_covered(rig->journal, rig->applied);

@@ -18,22 +18,9 @@ unsigned test_rounds(unsigned rounds)
     return rounds * (unsigned)(factor > 0 ? factor : 1);
 }
 
-static int sim_open(void *opaque, const char *name, bool create, struct file **ret,
-                    struct error *error)
-{
-    int r = simdir_open(opaque, name, create, ret);
-    return r < 0 ? error_set_errno(error, r, "cannot open %s", name) : 0;
-}
-
-static int sim_rename(void *opaque, const char *from, const char *to, struct error *error)
-{
-    int r = simdir_rename(opaque, from, to);
-    return r < 0 ? error_set_errno(error, r, "cannot rename %s to %s", from, to) : 0;
-}
-
 struct journal_files test_files(struct simdir *dir)
 {
-    return (struct journal_files){.open = sim_open, .rename = sim_rename, .opaque = dir};
+    return (struct journal_files){.system = simdir_files(dir), .path = "j"};
 }
 
 struct journal_id test_id(uint64_t number)
@@ -144,8 +131,7 @@ struct journal *test_journal(struct simdir *dir, uint64_t number)
     struct journal *journal = NULL;
     struct error error;
 
-    OK(journal_create(&files, &container, &instance, NULL, TEST_SEGMENT_BYTES, &journal, &error),
-       error);
+    OK(journal_create(&files, &container, &instance, TEST_SEGMENT_BYTES, &journal, &error), error);
     OK(journal_activate(journal, &error), error);
     return journal;
 }

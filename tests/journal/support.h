@@ -30,9 +30,9 @@
 /* @rounds times the environment's BITMAPD_TEST_ROUNDS, for long runs. */
 unsigned test_rounds(unsigned rounds);
 
-#define TEST_SEGMENT_BYTES JOURNAL_SEGMENT_BYTES_MIN
+#define TEST_SEGMENT_BYTES (UINT64_C(1) << 20)
 
-/* The journal's files in a simulated directory. */
+/* The journal's files in a simulated directory: "j.0" … */
 struct journal_files test_files(struct simdir *dir);
 
 struct journal_id test_id(uint64_t number);

@@ -72,20 +72,19 @@ static void test_written(void **state)
     struct error error;
 
     (void)state;
-    OK(journal_create(&files, &container, &instance, NULL, TEST_SEGMENT_BYTES, &journal, &error),
-       error);
-    check_at(dir, "0.new", 0, segment_0, sizeof segment_0);
-    check_at(dir, "1.new", 0, segment_1, sizeof segment_1);
+    OK(journal_create(&files, &container, &instance, TEST_SEGMENT_BYTES, &journal, &error), error);
+    check_at(dir, "j.0.new", 0, segment_0, sizeof segment_0);
+    check_at(dir, "j.1.new", 0, segment_1, sizeof segment_1);
     OK(journal_activate(journal, &error), error);
-    assert_null(simdir_disk(dir, "0.new"));
-    assert_null(simdir_disk(dir, "1.new"));
+    assert_null(simdir_disk(dir, "j.0.new"));
+    assert_null(simdir_disk(dir, "j.1.new"));
     OK(journal_append(journal, 7, first, 3, &error), error);
     OK(journal_sync(journal, &error), error);
     OK(journal_append(journal, 10, second, 1, &error), error);
-    check_at(dir, "0", 0, segment_0, sizeof segment_0);
-    check_at(dir, "0", 4096, batch_7, sizeof batch_7);
-    check_at(dir, "0", 8192, batch_10, sizeof batch_10);
-    check_at(dir, "1", 0, segment_1, sizeof segment_1);
+    check_at(dir, "j.0", 0, segment_0, sizeof segment_0);
+    check_at(dir, "j.0", 4096, batch_7, sizeof batch_7);
+    check_at(dir, "j.0", 8192, batch_10, sizeof batch_10);
+    check_at(dir, "j.1", 0, segment_1, sizeof segment_1);
     journal_close(journal);
 }
 
@@ -114,13 +113,12 @@ static void test_read(void **state)
     uint8_t *bytes;
 
     (void)state;
-    OK(journal_create(&files, &container, &instance, NULL, TEST_SEGMENT_BYTES, &journal, &error),
-       error);
+    OK(journal_create(&files, &container, &instance, TEST_SEGMENT_BYTES, &journal, &error), error);
     journal_close(journal);
-    bytes = simdisk_bytes(simdir_disk(dir, "0.new"), &size);
+    bytes = simdisk_bytes(simdir_disk(dir, "j.0.new"), &size);
     memset(bytes + 5 * 4096, 0xff, 4096);
     memcpy(bytes + 5 * 4096, batch_10, sizeof batch_10);
-    bytes = simdisk_bytes(simdir_disk(dir, "1.new"), &size);
+    bytes = simdisk_bytes(simdir_disk(dir, "j.1.new"), &size);
     memset(bytes + size - 4096, 0xff, 4096);
     memcpy(bytes + size - 4096, batch_7, sizeof batch_7);
 

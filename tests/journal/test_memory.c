@@ -78,16 +78,15 @@ static int take_record(void *opaque, uint64_t sequence, const uint8_t *bytes, si
 static unsigned life(const char *path)
 {
     struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(2), 0};
-    struct journal_id container = test_id(TEST_CONTAINER), old = test_id(1), new = test_id(2);
+    struct journal_id container = test_id(TEST_CONTAINER), new = test_id(2);
     struct journal_replay_report report;
-    struct journal_files files;
+    struct journal_files files = {&file_system_posix, path};
     struct journal *journal = NULL;
     struct error error = {.text = ""};
     unsigned ran_out = 0;
 
-    journal_files_posix(path, &files);
-    TWICE(journal_create(&files, &container, &new, &old, TEST_SEGMENT_BYTES, &journal, &error),
-          error, ran_out);
+    TWICE(journal_create(&files, &container, &new, TEST_SEGMENT_BYTES, &journal, &error), error,
+          ran_out);
     TWICE(journal_activate(journal, &error), error, ran_out);
     for (uint64_t i = 0; i < 4; i++) {
         TWICE(test_append(journal, 2, 1 + 5 * i, 5, &error), error, ran_out);

@@ -54,11 +54,10 @@ static struct journal_replay_report replay(uint64_t number, uint64_t applied)
 {
     struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(number), applied};
     struct journal_replay_report report;
-    struct journal_files files;
+    struct journal_files files = {&file_system_posix, path};
     struct error error;
     uint64_t records = 0;
 
-    journal_files_posix(path, &files);
     OK(journal_replay(&files, &options, count_record, &records, &report, &error), error);
     assert_int_equal(records, report.records);
     return report;
@@ -68,7 +67,7 @@ static void test_starts(void **state)
 {
     struct journal_id container = test_id(TEST_CONTAINER);
     struct journal_replay_report report;
-    struct journal_files files;
+    struct journal_files files = {&file_system_posix, path};
     struct journal *journal = NULL;
     struct error error;
     struct stat st;
@@ -79,12 +78,10 @@ static void test_starts(void **state)
     assert_string_not_equal(report.damage, "");
     assert_int_equal(report.last_seq, 5);
 
-    journal_files_posix(path, &files);
     for (uint64_t number = 1; number < 4; number++) {
-        struct journal_id instance = test_id(number), in_force = test_id(number - 1);
+        struct journal_id instance = test_id(number);
 
-        OK(journal_create(&files, &container, &instance, &in_force, TEST_SEGMENT_BYTES, &journal,
-                          &error),
+        OK(journal_create(&files, &container, &instance, TEST_SEGMENT_BYTES, &journal, &error),
            error);
         assert_int_equal(stat(full("0.new"), &st), 0);
         assert_int_equal(st.st_size, TEST_SEGMENT_BYTES);
@@ -121,13 +118,12 @@ static void test_strange_files(void **state)
     struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(1), 0};
     struct journal_id container = test_id(TEST_CONTAINER), instance = test_id(9);
     struct journal_replay_report report;
-    struct journal_files files;
+    struct journal_files files = {&file_system_posix, path};
     struct journal *journal = NULL;
     uint64_t records = 0;
     struct error error;
 
     (void)state;
-    journal_files_posix(path, &files);
     assert_int_equal(mkfifo(full("1.new"), 0600), 0);
     assert_int_equal(journal_replay(&files, &options, count_record, &records, &report, &error),
                      -EINVAL);
@@ -135,8 +131,8 @@ static void test_strange_files(void **state)
     assert_int_equal(unlink(full("1.new")), 0);
 
     assert_int_equal(mkdir(full("1.new"), 0700), 0);
-    assert_true(journal_create(&files, &container, &instance, NULL, TEST_SEGMENT_BYTES, &journal,
-                               &error) < 0);
+    assert_true(
+        journal_create(&files, &container, &instance, TEST_SEGMENT_BYTES, &journal, &error) < 0);
     assert_null(journal);
     assert_non_null(strstr(error.text, "journal.1.new"));
     assert_int_equal(rmdir(full("1.new")), 0);

@@ -129,8 +129,7 @@ static void test_largest(void **state)
     struct sum sum;
 
     (void)state;
-    OK(journal_create(&files, &container, &instance, NULL, UINT64_C(12) << 20, &journal, &error),
-       error);
+    OK(journal_create(&files, &container, &instance, UINT64_C(12) << 20, &journal, &error), error);
     OK(journal_activate(journal, &error), error);
     assert_int_equal(journal_batch_bytes_max(journal), JOURNAL_BATCH_BYTES_MAX);
     record = block_of(JOURNAL_BATCH_BYTES_MAX - JOURNAL_RECORD_FRAME_BYTES);
@@ -162,13 +161,9 @@ static void test_refusals(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         assert_int_equal(
-            journal_create(&files, &container, &instance, NULL, lengths[i], &journal, &error),
-            -EINVAL);
+            journal_create(&files, &container, &instance, lengths[i], &journal, &error), -EINVAL);
         assert_null(journal);
     }
-    assert_int_equal(journal_create(&files, &container, &instance, &instance, TEST_SEGMENT_BYTES,
-                                    &journal, &error),
-                     -EINVAL);
     assert_int_equal(simdir_calls(dir), 0);
 
     journal = test_journal(dir, 1);
@@ -213,39 +208,81 @@ static void test_refusals(void **state)
     journal_close(journal);
 }
 
-/* A start that ends between its commit and its renames, and the next one before its commit. */
+/* A start that ends between its commit and its renames. */
 static void test_unfinished_activation(void **state)
 {
     (void)state;
     for (unsigned renames = 0; renames < 2; renames++) {
         CLEANUP(simdir_freep) struct simdir *dir = simdir_new(seed);
         struct journal_files files = test_files(dir);
-        struct journal_id container = test_id(TEST_CONTAINER),
-                          ids[] = {test_id(1), test_id(2), test_id(3)};
+        struct journal_id container = test_id(TEST_CONTAINER), second = test_id(2);
         struct journal_replay_report report;
+        struct journal_whose whose;
         struct journal *journal;
         struct error error;
 
         journal = test_journal(dir, 1);
         journal_close(journal);
-        OK(journal_create(&files, &container, &ids[1], &ids[0], TEST_SEGMENT_BYTES, &journal,
-                          &error),
+        OK(journal_create(&files, &container, &second, TEST_SEGMENT_BYTES, &journal, &error),
            error);
         /* The container commits 2; records go in before the files have their names. */
         OK(test_append(journal, 2, 1, 4, &error), error);
         OK(journal_sync(journal, &error), error);
         if (renames > 0) {
-            assert_int_equal(simdir_rename(dir, "0.new", "0"), 0);
+            assert_int_equal(simdir_rename(dir, "j.0.new", "j.0"), 0);
         }
-        journal_close(journal);
-        OK(journal_create(&files, &container, &ids[2], &ids[1], TEST_SEGMENT_BYTES, &journal,
-                          &error),
-           error);
         journal_close(journal);
         OK(test_replay(dir, 2, 0, &report, &error), error);
         assert_true(report.found);
+        assert_false(report.whose.later || report.whose.foreign);
         assert_string_equal(report.damage, "");
         assert_int_equal(report.last_seq, 4);
+
+        /* Whoever names another instance, found nowhere, is behind; or another container's. */
+        struct journal_id third = test_id(3), other = test_id(4);
+        OK(journal_probe(&files, &container, &second, &whose, &error), error);
+        assert_false(whose.later || whose.foreign);
+        OK(journal_probe(&files, &container, &third, &whose, &error), error);
+        assert_true(whose.later && !whose.foreign);
+        OK(journal_probe(&files, &other, &second, &whose, &error), error);
+        assert_true(!whose.later && whose.foreign);
+
+        OK(journal_set_aside(&files, "aside", &error), error);
+        assert_null(simdir_disk(dir, "j.0"));
+        assert_non_null(simdir_disk(dir, "j.1.aside"));
+        OK(journal_probe(&files, &container, &third, &whose, &error), error);
+        assert_false(whose.later || whose.foreign);
+    }
+}
+
+/* Whatever a crash leaves of a removal, it does not look as if the container was behind. */
+static void test_remove(void **state)
+{
+    (void)state;
+    for (uint64_t stop = 1; stop < 9; stop++) {
+        for (uint64_t i = 0; i < 16; i++) {
+            CLEANUP(simdir_freep) struct simdir *dir = simdir_new(seed + i), *after = NULL;
+            struct journal_files files = test_files(dir);
+            struct journal_id container = test_id(TEST_CONTAINER), second = test_id(2);
+            struct journal_whose whose;
+            struct journal *journal;
+            struct error error;
+
+            journal_close(test_journal(dir, 1));
+            OK(journal_create(&files, &container, &second, TEST_SEGMENT_BYTES, &journal, &error),
+               error);
+            journal_close(journal);
+            simdir_stop_at(dir, stop);
+            int r = journal_remove(&files, &error);
+            assert_int_equal(r < 0, simdir_stopped(dir));
+            after = simdir_crash(dir, SIMDIR_TEAR, seed + i);
+            files = test_files(after);
+            OK(journal_probe(&files, &container, &second, &whose, &error), error);
+            assert_false(whose.later);
+            if (r == 0) {
+                assert_null(simdir_name(after, 0));
+            }
+        }
     }
 }
 
@@ -284,6 +321,7 @@ int main(void)
         cmocka_unit_test(test_largest),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_unfinished_activation),
+        cmocka_unit_test(test_remove),
         cmocka_unit_test(test_record_fails),
     };
 

@@ -85,6 +85,70 @@ def a_container_that_is_not_understood():
                 assert file.read() == content
 
 
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+def a_journal_of_a_newer_version():
+    with Scratch() as scratch:
+        daemon = Daemon(directory=scratch.path)
+        daemon.start()
+        daemon.client().must(DRIVE_ADD, drive_add("d", MIB))
+        daemon.stop(signal.SIGKILL)
+        path = scratch.path + "/journal.0"
+        with open(path, "r+b") as file:
+            block = bytearray(file.read(4096))
+            struct.pack_into("<II", block, 8, 2, 0)
+            struct.pack_into("<I", block, 12, crc32c(block))
+            file.seek(0)
+            file.write(block)
+        names = sorted(os.listdir(scratch.path))
+        for _ in range(2):
+            result = bitmapd("--state-dir", scratch.path)
+            assert result.returncode == 65, result
+            assert "version: found 2, expected at most 1" in result.stderr, result
+        with open(path, "rb") as file:
+            assert file.read(4096) == block
+        assert sorted(os.listdir(scratch.path)) == names
+        # A container that was closed cleanly needs no journal, whatever made it.
+        struct.pack_into("<II", block, 8, 1, 0)
+        struct.pack_into("<I", block, 12, crc32c(block))
+        with open(path, "r+b") as file:
+            file.write(block)
+        daemon.start()
+        assert drive_id(daemon.client().must(DRIVE_SHOW, text("d"))) == 1
+        assert daemon.stop() == 0
+
+
+def a_container_put_back_in_place():
+    """Under the same inode, as `cp` over it leaves it: the journal tells."""
+    with Scratch() as scratch:
+        daemon = Daemon(directory=scratch.path)
+        daemon.start()
+        client = daemon.client()
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", MIB)))
+        client.must(BITMAP_CREATE, bitmap_create("d/a", 4096))
+        assert daemon.stop() == 0
+        with open(daemon.container, "rb") as file:
+            old = file.read()
+        daemon.start()
+        daemon.client().must(MARK, mark(drive, [(0, 1)]))
+        assert daemon.stop() == 0
+        with open(daemon.container, "r+b") as file:
+            file.write(old)
+        daemon.start()
+        client = daemon.client()
+        assert b"earlier state" in client.must(BITMAP_SHOW, text("d/a"))
+        assert client.map("d/a") == [(0, MIB)]
+        assert any("damaged" in name for name in os.listdir(scratch.path))
+        assert daemon.stop() == 0
+
+
 def one_daemon_at_a_time():
     with Daemon() as daemon:
         result = bitmapd("--state-dir", daemon.directory)
@@ -423,7 +487,8 @@ def read_only_directory():
         assert result.returncode == 1 and "Read-only" in result.stderr, result
 
 
-run([command_line, configuration, a_container_that_is_not_understood, one_daemon_at_a_time, reload,
+run([command_line, configuration, a_container_that_is_not_understood,
+     a_journal_of_a_newer_version, a_container_put_back_in_place, one_daemon_at_a_time, reload,
      readiness_and_stopping, socket_activation, answers_survive_a_stop,
      clients_that_leave_during_a_stop, a_path_that_hangs_does_not_hold_up_a_stop, kills_lose_nothing,
      a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk, read_only_directory])

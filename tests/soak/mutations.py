@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the promise hangs on, each step taken away in turn: (what, file, text, its replacement).
+
+The text stands exactly once in the file; a test sees to that, and to HACKING.md's table.
+"""
+
+SYNCS = [
+    ("journal: a batch is synced before it counts as durable",
+     "daemon/journal/write.c",
+     "r = file_datasync(journal->segments[journal->active].file);",
+     "r = 0;"),
+    ("journal: new segments are synced before the container names them",
+     "daemon/journal/segment.c",
+     "    r = file_datasync(segment->file);",
+     "    r = 0;"),
+    ("container: the content is synced before the header refers to it",
+     "daemon/container/commit.c",
+     """    r = file_datasync(c->file);
+    refcounts_synced(&c->refcounts, r == 0);
+    if (r < 0) {
+        c->no_space""",
+     """    r = 0;
+    refcounts_synced(&c->refcounts, r == 0);
+    if (r < 0) {
+        c->no_space"""),
+    ("container: the header is synced before its commit counts",
+     "daemon/container/commit.c",
+     """    r = file_datasync(c->file);
+    refcounts_synced(&c->refcounts, r == 0);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot sync the container's header");""",
+     """    r = 0;
+    refcounts_synced(&c->refcounts, r == 0);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot sync the container's header");"""),
+    ("container: the header block is written again as read, and synced, before anything builds on it",
+     "daemon/container/container.c",
+     """    r = file_datasync(c->file);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot sync the header");
+    }""",
+     ""),
+    ("files: a new name is durable before anything relies on it",
+     "daemon/base/file.c",
+     """    r = files->open(files, path, FILE_CREATE, &file, error);
+    if (r == 0) {""",
+     """    r = files->open(files, path, FILE_CREATE, &file, error);
+    if (r == 1) {"""),
+    ("files: a rename is durable before anything relies on it",
+     "daemon/base/file.c",
+     "    return sync_directory(files, to, error);",
+     "    return 0;"),
+]
+
+ORDER = [
+    ("acknowledge: power-loss drives wait for durable, not for written",
+     "daemon/drive/apply_mark.c",
+     "return drive->durability == DURABILITY_PROCESS_CRASH ? ACK_WRITTEN : ACK_DURABLE;",
+     "return ACK_WRITTEN;"),
+    ("acknowledge: nothing leaves before its watermark is reached",
+     "daemon/drive/ack.c",
+     "    if (sequence <= ack_watermark(model, level)) {",
+     "    if (sequence <= model->sequence) {"),
+    ("acknowledge: what is dirty already is acknowledged when it is durable, not before",
+     "daemon/drive/apply_mark.c",
+     "*ret_sequence = mark_changes_nothing(drive, ranges, count, durable) ? 0 : model->sequence;",
+     "(void)durable;\n        *ret_sequence = 0;"),
+    ("journal: a failed sync takes nothing for durable",
+     "daemon/journal/write.c",
+     """    if (r < 0) {
+        doubt(journal);
+        return error_set_errno(error, r, "cannot sync journal segment %u", journal->active);
+    }""",
+     """    if (r < 0) {
+        doubt(journal);
+    }"""),
+    ("journal: after a failure everything pending is written again, elsewhere",
+     "daemon/journal/write.c",
+     """    if (journal->state == JOURNAL_GOOD) {
+        return 0;
+    }""",
+     "    return 0;"),
+    ("journal: a segment is reused only when the container has all of it",
+     "daemon/journal/write.c",
+     "    return segment->last_seq <= journal->applied;",
+     "    return segment->last_seq <= journal->applied || segment->position > 40960;"),
+    ("journal: the active segment is synced before the other one is taken",
+     "daemon/journal/write.c",
+     """        r = sync_active(journal, error);
+        if (r < 0) {
+            return r;
+        }
+    }
+    return segment_take""",
+     """    }
+    return segment_take"""),
+    ("journal: a batch stays in memory until it is durable",
+     "daemon/journal/write.c",
+     "    journal->written = max_u64(journal->written, pending->batch.last_seq);",
+     "    journal->written = max_u64(journal->written, pending->batch.last_seq);\n"
+     "    journal->durable = journal->written;"),
+    ("replay: goes on where the container ends",
+     "daemon/journal/replay.c",
+     "        .last_seq = options->applied_seq,\n        .record",
+     "        .last_seq = options->applied_seq + 1,\n        .record"),
+    ("replay: a torn batch does not hide those behind it",
+     "daemon/journal/scan.c",
+     """    case JOURNAL_BATCH_NONE:
+        return 0;
+    case JOURNAL_BATCH_MALFORMED:
+        journal_scan_damage""",
+     """    case JOURNAL_BATCH_NONE:
+        *ret_bytes = source->bytes - offset;
+        return 0;
+    case JOURNAL_BATCH_MALFORMED:
+        journal_scan_damage"""),
+    ("replay: a record that is missing below the watermark is damage",
+     "daemon/journal/replay.c",
+     "    if (vouching && report->watermark > replay->last_seq) {",
+     "    if (!vouching && report->watermark > replay->last_seq) {"),
+    ("start: an unclean container is never taken without its journal",
+     "daemon/drive/replay.c",
+     """    } else if (!found.found) {
+        (void)snprintf(ret->damage, sizeof ret->damage, "the journal is missing");
+    } else if (found.damage[0]) {""",
+     """    } else if (found.found && found.damage[0]) {"""),
+    ("start: the old journal goes only when the container has everything",
+     "daemon/drive/writeback_job.c",
+     """    job->r = job->journal_duty == JOB_JOURNAL_MAKE ? make_journal(job) : 0;
+""",
+     """    job->r = job->journal_duty == JOB_JOURNAL_MAKE ? make_journal(job) : 0;
+    end_journal(job);
+"""),
+    ("start: the journal is made before the container names it",
+     "daemon/drive/writeback_job.c",
+     """    if (job->r == 0) {
+        job->r = commit(job);
+    }
+""",
+     """    if (job->r == 0) {
+        job->r = commit(job);
+    }
+    if (job->r == 0 && job->journal_duty == JOB_JOURNAL_MAKE) {
+        journal_close(STEAL(job->journal));
+        job->r = make_journal(job);
+    }
+"""),
+    ("start: segments keep their temporary names until the container has committed them",
+     "daemon/drive/writeback_job.c",
+     """    return journal_create(&job->journal_files, &container, &job->instance,
+                          job->journal_segment_bytes, &job->journal, &job->error);""",
+     """    int r = journal_create(&job->journal_files, &container, &job->instance,
+                           job->journal_segment_bytes, &job->journal, &job->error);
+    return r < 0 ? r : journal_activate(job->journal, &job->error);"""),
+    ("start: another boot makes process-crash drives unknown",
+     "daemon/drive/judge.c",
+     "        if (rebooted && bitmap->drive->durability",
+     "        if (!rebooted && bitmap->drive->durability"),
+    ("start: a container that was put back to an earlier state is unknown",
+     "daemon/drive/judge.c",
+     "    if (replayed->stale) {",
+     "    if (false) {"),
+    ("end: the clean flag is the last act, and only then",
+     "daemon/drive/writeback.c",
+     "r = writeback_job_new(writeback->model, writeback->closing || writeback->phase == SETTLING,",
+     "r = writeback_job_new(writeback->model, true,"),
+    ("write-back: the container has what it says it has",
+     "daemon/drive/writeback_job.c",
+     "        if (view.version <= bitmap->committed && !bitmap->rewrite) {",
+     "        if (view.version <= bitmap->committed + 1 && !bitmap->rewrite) {"),
+    ("write-back: a failed commit covers nothing",
+     "daemon/drive/writeback.c",
+     """    if (job->r < 0) {
+        job_failed(writeback, job->sequence, &job->error);
+    } else {
+        job_succeeded(writeback, job);
+        ack_advance(writeback->model);
+    }""",
+     """    job_succeeded(writeback, job);
+    ack_advance(writeback->model);"""),
+    ("container: nothing that the last commit refers to is overwritten",
+     "daemon/container/txn.c",
+     """    if (slot->where & SLOT_FRESH) {
+        cluster = slot->where & SLOT_CLUSTER;""",
+     """    if (slot->where & SLOT_CLUSTER) {
+        cluster = slot->where & SLOT_CLUSTER;"""),
+    ("container: after a failed sync of the header neither commit's clusters are reused",
+     "daemon/container/txn.c",
+     "    if (!in_doubt) {\n        space_unref",
+     "    if (true) {\n        space_unref"),
+    ("container: a header in doubt is settled before the next commit",
+     "daemon/container/commit.c",
+     "    if (r == 0 && c->header_uncertain) {",
+     "    if (false) {"),
+    ("container: the mirror is written before the header",
+     "daemon/container/commit.c",
+     """    if (r == 0) {
+        r = write_mirror(txn, error);
+    }
+    if (r < 0) {
+        return r;
+    }""",
+     """    if (r == 0) {
+        r = header_build(&txn->header, error);
+    }
+    if (r < 0) {
+        return r;
+    }"""),
+    ("container: refcounts are raised before anything refers to the clusters",
+     "daemon/container/commit.c",
+     """    r = refcounts_write_pending(&c->refcounts, c->file, &c->space, txn->buffer, true,
+                                &txn->stats.bytes_written);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot raise refcounts");
+    }""",
+     ""),
+    ("writers: what begins anew begins with unsettled ranges",
+     "daemon/drive/apply_bitmap.c",
+     "        bitmap_set(prepared->bits, range.offset, range.length, record->sequence);",
+     ""),
+    ("writers: after a crash nobody's unsettled marks are known",
+     "daemon/drive/replay.c",
+     "            writer->unaccounted = true;",
+     "            writer->unaccounted = false;"),
+    ("writers: a mark that a disabled bitmap skips is its gap",
+     "daemon/drive/apply_mark.c",
+     "                drive_bitmap_set_recording(bitmap, false, true);",
+     "                drive_bitmap_set_recording(bitmap, false, false);"),
+    ("process-crash: a failed sync is a verdict",
+     "daemon/drive/journaling.c",
+     "        distrust_written(journaling);",
+     "        (void)distrust_written;"),
+]
+
+MUTATIONS = SYNCS + ORDER
