@@ -326,6 +326,33 @@ static void many_bitmaps(void **state)
     }
 }
 
+static void count_lines(void *opaque, bool corruption, const char *text)
+{
+    (void)corruption;
+    (void)text;
+    ++*(uint64_t *)opaque;
+}
+
+/* Every other counter of a large block says that something is in use. */
+static void many_differences(void **state)
+{
+    const uint64_t cluster = UINT64_C(1) << 16;
+    struct container_check_report report;
+    struct error e;
+    uint64_t lines = 0, size;
+
+    (void)state;
+    struct simdisk *disk = test_container(16, seed);
+    test_set_refcount_order(simdisk_file(disk), 0);
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+    memset(bytes + 2 * cluster + 1, 0x55, cluster - 1); /* the block's second byte and on */
+    OK(container_check(simdisk_file(disk), count_lines, &lines, &report, &e), e);
+    assert_int_equal(report.corruptions, 0);
+    assert_int_equal(report.leaks, (cluster - 1) * 4);
+    assert_in_range(lines, 1000, 1001);
+    simdisk_free(disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -333,6 +360,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_mirrors, make_large, free_large),
         cmocka_unit_test_setup_teardown(many_extensions, make_large, free_large),
         cmocka_unit_test_setup_teardown(many_bitmaps, make_large, free_large),
+        cmocka_unit_test(many_differences),
     };
 
     seed = 1;
