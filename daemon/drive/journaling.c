@@ -291,6 +291,10 @@ static void failed(struct journaling *journaling, const struct visit *visit)
     if (visit->r == -EAGAIN) {
         /* No room: the container has to cover a segment first. */
         journaling->held = visit->batch && !visit->appended;
+        if (journaling->degraded) {
+            /* Nothing but the timer tries again after an error. */
+            arm(journaling, RETRY_MS);
+        }
         writeback_start(journaling->model->writeback);
         return;
     }
