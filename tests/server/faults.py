@@ -30,7 +30,7 @@ SEED = int(os.environ.get("BITMAPD_TEST_SEED", time.time()))
 ALL = sys.argv[1:] == ["all"]
 # After an error a daemon tries again a second later: until then a trial costs nothing.
 WORKERS = min(5 * os.cpu_count(), 16)
-LASTING_SECONDS = 1.5  # of an error: more than one attempt meets it
+LASTING_SECONDS = 2.5  # of an error: two more attempts meet it
 ATTEMPTS = 3           # to hit a call that is made or not, depending on who is faster
 
 # @recover: the daemon has to get well before it is killed.  @earlier: injections for starts before.
