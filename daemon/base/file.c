@@ -88,9 +88,20 @@ static int posix_write(struct file *file, const void *buffer, size_t length, uin
     return 0;
 }
 
+/*
+ * After a failure the kernel counts the pages as written, and may show contents that the disk has
+ * not got; worse, where an extent could not be allocated, ext4 (Linux 6.18) takes the same page
+ * again, syncs it with success, and leaves the extent unwritten.  So the cache lets go of the
+ * file: what is read from then on is what the disk has, and what is written begins anew.
+ */
 static int posix_datasync(struct file *file)
 {
-    return fdatasync(descriptor(file)) < 0 ? -errno : 0;
+    int r = fdatasync(descriptor(file)) < 0 ? -errno : 0;
+
+    if (r < 0) {
+        (void)posix_fadvise(descriptor(file), 0, 0, POSIX_FADV_DONTNEED);
+    }
+    return r;
 }
 
 static int posix_size(struct file *file, uint64_t *ret_size)

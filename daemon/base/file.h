@@ -32,7 +32,8 @@ struct file_ops {
      * written. */
     int (*write)(struct file *file, const void *buffer, size_t length, uint64_t offset);
     /* fdatasync(2): on return 0 everything written before the call is durable.  After a failure
-     * nothing may be concluded about any write since the last success. */
+     * nothing may be concluded about any write since the last success: each may be on the disk or
+     * not, and be seen by reads or not. */
     int (*datasync)(struct file *file);
     int (*size)(struct file *file, uint64_t *ret_size);
     int (*truncate)(struct file *file, uint64_t size);

@@ -325,9 +325,8 @@ static void distrust_written(struct journaling *journaling)
             !drive_is_trusted(drive)) {
             continue;
         }
-        struct record record = {.type = RECORD_DRIVE_DISTRUST,
-                                .drive = drive->id,
-                                .name = {reason, sizeof reason - 1}};
+        struct record record = {
+            .type = RECORD_DRIVE_DISTRUST, .drive = drive->id, .name = {reason, sizeof reason - 1}};
         struct error error;
         if (model_commit(model, &record, &error) < 0) {
             /* No room for the record: the container takes the verdict with its next commit. */

@@ -130,7 +130,9 @@ static void job_succeeded(struct writeback *writeback, struct writeback_job *job
     writeback->flushes++;
     writeback->phase = job->options.clean ? BEGINNING : RUNNING;
     journaling_covered(model->journaling, job->sequence);
-    recover(writeback);
+    if (writeback->phase == RUNNING || writeback->closing) {
+        recover(writeback);
+    }
 }
 
 static void tick_arm(struct writeback *writeback)
@@ -177,6 +179,7 @@ static void job_done(struct work *work)
     struct writeback_job *job = (struct writeback_job *)work;
     struct writeback *writeback = job->writeback;
     bool last = writeback->closing && job->options.clean;
+    bool begin = job->r == 0 && writeback->phase == SETTLING;
 
     writeback->job = NULL;
     writeback->close_r = job->r;
@@ -195,8 +198,7 @@ static void job_done(struct work *work)
     }
     (void)uv_timer_stop(&writeback->tick);
     tick_arm(writeback);
-    if (writeback->wanted || writeback->closing ||
-        (writeback->phase == BEGINNING && !writeback->degraded)) {
+    if (writeback->wanted || writeback->closing || begin) {
         take_job(writeback);
     }
 }

@@ -6,58 +6,13 @@
  * The directory has two sets of entries, the one that is seen and the durable
  * one, and the changes that lead from the second to the first; a sync makes them equal.
  */
-#include "tests/common/simdir.h"
+#include "tests/common/simdir_internal.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct node {
-    struct simdisk *disk;
-    uint64_t inode;
-    struct node *copy; /* while a directory is being copied */
-    struct node *next; /* of all, for the end */
-};
-
-struct entry {
-    char name[32]; /* "" if free */
-    struct node *node;
-};
-
-struct entries {
-    struct entry entry[SIMDIR_FILES_MAX];
-};
-
-/* A change of names that is not durable. */
-struct change {
-    char from[32], to[32]; /* "" from: a new file; "" to: removed */
-    struct node *node;     /* of a new file */
-};
-
-#define CHANGES_MAX 64u
-
-struct simdir {
-    struct file_system files; /* first: the two pointers are the same */
-    struct entries seen, durable;
-    struct change pending[CHANGES_MAX];
-    unsigned n_pending;
-    struct node *nodes;
-    uint64_t inodes;
-    void (*before)(void *opaque);
-    void *before_opaque;
-    /* A write that is under way. */
-    struct simdisk *write_disk;
-    const void *write_bytes;
-    uint64_t write_length, write_offset;
-    uint64_t random;
-    uint64_t changes, calls;
-    uint64_t stop_at;
-    uint64_t fail_from, fail_to;
-    int fail_error;
-    bool stopped, failed;
-};
 
 struct handle {
     struct file file; /* first: the two pointers are the same */
@@ -66,7 +21,7 @@ struct handle {
     uint64_t inode;
 };
 
-static void *must(void *memory)
+void *simdir_must(void *memory)
 {
     if (!memory) {
         abort();
@@ -203,20 +158,23 @@ static struct entry *find_or_add(struct entries *entries, const char *name)
     struct entry *entry = find(entries, name);
 
     if (!entry) {
-        entry = must(find(entries, ""));
+        entry = simdir_must(find(entries, ""));
         (void)snprintf(entry->name, sizeof entry->name, "%s", name);
     }
     return entry;
 }
 
-static struct node *node_new(struct simdir *dir, struct simdisk *disk, uint64_t inode)
+struct node *simdir_node_new(struct simdir *dir, struct simdisk *disk, uint64_t inode)
 {
-    struct node *node = must(calloc(1, sizeof *node));
+    struct node *node = simdir_must(calloc(1, sizeof *node));
 
     node->disk = disk;
     node->inode = inode ? inode : ++dir->inodes;
     node->next = dir->nodes;
     dir->nodes = node;
+    if (dir->forgets) {
+        simdisk_forget(disk);
+    }
     return node;
 }
 
@@ -229,7 +187,7 @@ static void forget(struct entries *entries, const char *name)
     }
 }
 
-static void apply(struct entries *entries, const struct change *change)
+void simdir_apply(struct entries *entries, const struct change *change)
 {
     struct entry *entry = change->from[0] ? find(entries, change->from) : NULL;
     struct node *node = entry ? entry->node : change->node;
@@ -251,10 +209,10 @@ static void pend(struct simdir *dir, const char *from, const char *to, struct no
     *change = (struct change){.node = node};
     (void)snprintf(change->from, sizeof change->from, "%s", from);
     (void)snprintf(change->to, sizeof change->to, "%s", to);
-    apply(&dir->seen, change);
+    simdir_apply(&dir->seen, change);
 }
 
-static void make_durable(struct simdir *dir)
+void simdir_make_durable(struct simdir *dir)
 {
     dir->durable = dir->seen;
     dir->n_pending = 0;
@@ -276,7 +234,7 @@ static void make_names_durable(struct simdir *dir, const char *path)
         const struct change *change = &dir->pending[i];
         const char *name = change->to[0] ? change->to : change->from;
         if (directory_bytes(name) == bytes && strncmp(name, path, bytes) == 0) {
-            apply(&dir->durable, change);
+            simdir_apply(&dir->durable, change);
         } else {
             dir->pending[kept++] = *change;
         }
@@ -302,14 +260,14 @@ static int fs_open(struct file_system *files, const char *path, enum file_mode m
         return error_set_errno(error, -EEXIST, "cannot create %s", path);
     }
     if (mode == FILE_CREATE && (course == COURSE_DO || simdisk_random(&dir->random) % 2)) {
-        pend(dir, "", path, node_new(dir, simdisk_new(simdisk_random(&dir->random)), 0));
+        pend(dir, "", path, simdir_node_new(dir, simdisk_new(simdisk_random(&dir->random)), 0));
         entry = find(&dir->seen, path);
     }
     if (course == COURSE_STOP || !entry) {
         return error_set_errno(error, course == COURSE_STOP ? -EIO : -ENOENT, "cannot open %s",
                                path);
     }
-    handle = must(calloc(1, sizeof *handle));
+    handle = simdir_must(calloc(1, sizeof *handle));
     handle->file.ops = &dir_ops;
     handle->dir = dir;
     handle->disk = entry->node->disk;
@@ -373,7 +331,7 @@ static int fs_sync_directory(struct file_system *files, const char *path)
 
 struct simdir *simdir_new(uint64_t seed)
 {
-    struct simdir *dir = must(calloc(1, sizeof *dir));
+    struct simdir *dir = simdir_must(calloc(1, sizeof *dir));
 
     dir->random = seed;
     dir->files = (struct file_system){
@@ -426,7 +384,7 @@ int simdir_unlink(struct simdir *dir, const char *name)
         return -ENOENT;
     }
     forget(&dir->seen, name);
-    make_durable(dir);
+    simdir_make_durable(dir);
     return 0;
 }
 
@@ -448,23 +406,38 @@ const char *simdir_name(const struct simdir *dir, unsigned index)
 
 void simdir_cut(struct simdir *dir, const char *name, uint64_t size)
 {
-    struct entry *entry = must(find(&dir->seen, name));
+    struct entry *entry = simdir_must(find(&dir->seen, name));
     uint64_t had;
     const uint8_t *bytes = simdisk_bytes(entry->node->disk, &had);
 
     assert(size <= had);
-    entry->node = node_new(dir, simdisk_from(bytes, size, 1), entry->node->inode);
-    make_durable(dir);
+    entry->node = simdir_node_new(dir, simdisk_from(bytes, size, 1), entry->node->inode);
+    simdir_make_durable(dir);
 }
 
 void simdir_put_back(struct simdir *dir, struct simdir *from, const char *name)
 {
-    struct entry *entry = must(find(&dir->seen, name));
+    struct entry *entry = simdir_must(find(&dir->seen, name));
     uint64_t size;
     const uint8_t *bytes = simdisk_bytes(simdir_disk(from, name), &size);
 
-    entry->node = node_new(dir, simdisk_from(bytes, size, 1), entry->node->inode);
-    make_durable(dir);
+    entry->node = simdir_node_new(dir, simdisk_from(bytes, size, 1), entry->node->inode);
+    simdir_make_durable(dir);
+}
+
+void simdir_forget(struct simdir *dir)
+{
+    dir->forgets = true;
+}
+
+bool simdir_sync_failed(const struct simdir *dir)
+{
+    for (const struct node *node = dir->nodes; node; node = node->next) {
+        if (simdisk_sync_failed(node->disk)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void simdir_watch(struct simdir *dir, void (*before)(void *opaque), void *opaque)
@@ -509,145 +482,4 @@ void simdir_fail_at(struct simdir *dir, uint64_t call, uint64_t count, int error
 bool simdir_failed(const struct simdir *dir)
 {
     return dir->failed;
-}
-
-/* What differs between nothing kept and all kept was in the cache. */
-static struct simdisk *destroyed(const struct simdisk *disk, uint64_t *random)
-{
-    struct simdisk *old = simdisk_crash(disk, SIMDISK_DROP, 1);
-    struct simdisk *new = simdisk_crash(disk, SIMDISK_KEEP, 1);
-    uint64_t old_size, new_size;
-    uint8_t *was = simdisk_bytes(old, &old_size), *is = simdisk_bytes(new, &new_size);
-
-    for (uint64_t at = 0; at < new_size; at += 4096) {
-        uint64_t length = new_size - at < 4096 ? new_size - at : 4096;
-        uint64_t common = at >= old_size ? 0 : old_size - at < length ? old_size - at : length;
-
-        if (common == length && memcmp(was + at, is + at, length) == 0) {
-            continue;
-        }
-        switch (simdisk_random(random) % 3) {
-        case 0:
-            memset(is + at, 0, length);
-            memcpy(is + at, was + at, common);
-            break;
-        case 1:
-            break;
-        default:
-            for (uint64_t i = 0; i < length; i++) {
-                is[at + i] = (uint8_t)simdisk_random(random);
-            }
-        }
-    }
-    struct simdisk *after = simdisk_from(is, new_size, 1);
-    simdisk_free(old);
-    simdisk_free(new);
-    return after;
-}
-
-static struct simdisk *disk_after(struct simdisk *disk, enum simdir_fate fate, uint64_t *random)
-{
-    switch (fate) {
-    case SIMDIR_KILL:
-    case SIMDIR_EVICT:
-        return simdisk_clone(disk, fate == SIMDIR_EVICT, simdisk_random(random));
-    case SIMDIR_DESTROY:
-        return destroyed(disk, random);
-    case SIMDIR_MASK: {
-        struct simdisk *after = simdisk_crash(disk, SIMDISK_MASK, *random);
-        unsigned used = simdisk_unsynced(disk);
-        *random = used < 64 ? *random >> used : 0;
-        return after;
-    }
-    default:
-        return simdisk_crash(disk, (enum simdisk_fate)fate, simdisk_random(random));
-    }
-}
-
-/* As the last write left it that was under way. */
-static struct simdisk *with_write(const struct simdir *dir, const struct simdisk *disk,
-                                  uint64_t *random)
-{
-    struct simdisk *copy = simdisk_clone(disk, false, 1);
-    uint64_t done = dir->write_length / 512 + 1;
-
-    done = simdisk_random(random) % done * 512;
-    simdisk_poke(copy, dir->write_bytes, done, dir->write_offset);
-    return copy;
-}
-
-static struct node *copy_node(struct simdir *after, const struct simdir *dir, struct node *node,
-                              enum simdir_fate fate)
-{
-    struct simdisk *disk = node->disk, *copy = NULL;
-
-    if (!node->copy) {
-        if (dir->write_disk == disk && fate != SIMDIR_MASK) {
-            disk = copy = with_write(dir, disk, &after->random);
-        }
-        node->copy = node_new(after, disk_after(disk, fate, &after->random), node->inode);
-        simdisk_free(copy);
-    }
-    return node->copy;
-}
-
-static void copy_entries(struct simdir *after, struct entries *to, const struct simdir *dir,
-                         const struct entries *from, enum simdir_fate fate)
-{
-    for (unsigned i = 0; i < SIMDIR_FILES_MAX; i++) {
-        if (from->entry[i].name[0]) {
-            to->entry[i] = from->entry[i];
-            to->entry[i].node = copy_node(after, dir, from->entry[i].node, fate);
-        }
-    }
-}
-
-struct simdir *simdir_crash(const struct simdir *dir, enum simdir_fate fate, uint64_t seed)
-{
-    struct simdir *after = simdir_new(seed);
-    struct entries entries = dir->durable;
-
-    for (struct node *node = dir->nodes; node; node = node->next) {
-        node->copy = NULL;
-    }
-    after->inodes = dir->inodes;
-    if (simdir_fate_is_kill(fate)) {
-        copy_entries(after, &after->seen, dir, &dir->seen, fate);
-        copy_entries(after, &after->durable, dir, &dir->durable, fate);
-        for (unsigned i = 0; i < dir->n_pending; i++) {
-            after->pending[i] = dir->pending[i];
-            if (dir->pending[i].node) {
-                after->pending[i].node = copy_node(after, dir, dir->pending[i].node, fate);
-            }
-        }
-        after->n_pending = dir->n_pending;
-        return after;
-    }
-    for (unsigned i = 0; i < dir->n_pending; i++) {
-        bool kept = fate == SIMDIR_KEEP;
-        if (fate == SIMDIR_MASK) {
-            kept = after->random & 1;
-            after->random >>= 1;
-        } else if (fate != SIMDIR_DROP && fate != SIMDIR_KEEP) {
-            kept = simdisk_random(&after->random) % 2;
-        }
-        if (kept) {
-            apply(&entries, &dir->pending[i]);
-        }
-    }
-    copy_entries(after, &after->seen, dir, &entries, fate);
-    make_durable(after);
-    return after;
-}
-
-unsigned simdir_unsynced(const struct simdir *dir)
-{
-    unsigned count = dir->n_pending;
-
-    for (unsigned i = 0; i < SIMDIR_FILES_MAX; i++) {
-        if (dir->seen.entry[i].name[0]) {
-            count += simdisk_unsynced(dir->seen.entry[i].node->disk);
-        }
-    }
-    return count;
 }

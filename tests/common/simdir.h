@@ -48,6 +48,10 @@ bool simdir_stopped(const struct simdir *dir);
 void simdir_fail_at(struct simdir *dir, uint64_t call, uint64_t count, int error);
 bool simdir_failed(const struct simdir *dir);
 
+/* simdisk_forget() for each file that is made from now on; and whether a sync of any failed. */
+void simdir_forget(struct simdir *dir);
+bool simdir_sync_failed(const struct simdir *dir);
+
 /* Is told before each call; a write that is about to be made is under way then, for
  * simdir_crash(), which may find any part of it in the cache. */
 void simdir_watch(struct simdir *dir, void (*before)(void *opaque), void *opaque);

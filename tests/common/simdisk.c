@@ -31,6 +31,7 @@ struct simdisk {
     uint64_t limit;
     uint64_t random;
     bool stopped, failed, closed;
+    bool forgets, sync_failed;
 };
 
 uint64_t simdisk_random(uint64_t *state)
@@ -161,12 +162,16 @@ static int sim_datasync(struct file *file)
     if (d->stopped || (r == 0 && stops(d))) {
         return -EIO;
     }
+    d->sync_failed |= r < 0;
     for (uint64_t s = 0; s * SIMDISK_SECTOR < d->size; s++) {
         if (d->dirty[s] && (r == 0 || simdisk_random(&d->random) % 2)) {
             memcpy(d->media + s * SIMDISK_SECTOR, d->view + s * SIMDISK_SECTOR, SIMDISK_SECTOR);
             if (d->media_size < (s + 1) * SIMDISK_SECTOR) {
                 d->media_size = (s + 1) * SIMDISK_SECTOR;
             }
+        }
+        if (r < 0 && d->forgets && d->dirty[s] && simdisk_random(&d->random) % 2) {
+            memcpy(d->view + s * SIMDISK_SECTOR, d->media + s * SIMDISK_SECTOR, SIMDISK_SECTOR);
         }
         d->dirty[s] = 0;
     }
@@ -434,4 +439,14 @@ unsigned simdisk_unsynced(const struct simdisk *d)
         count += d->dirty[s];
     }
     return count;
+}
+
+void simdisk_forget(struct simdisk *d)
+{
+    d->forgets = true;
+}
+
+bool simdisk_sync_failed(const struct simdisk *d)
+{
+    return d->sync_failed;
 }

@@ -12,7 +12,7 @@
  * changing call, and then each sector (512 bytes) that was written since the
  * last sync has reached the media or not.  Any call can be made to fail; a sync
  * that fails has moved some sectors, forgets that the others needed it, and
- * leaves them readable, as Linux does.
+ * leaves them readable, as Linux does (or not: simdisk_forget()).
  *
  * The disk outlives the file: file_close() of its file only notes that it was
  * called.
@@ -48,6 +48,10 @@ bool simdisk_stopped(const struct simdisk *disk);
 /* @count calls of any kind from number @call on (1 is the next one) fail with @error (-EIO …). */
 void simdisk_fail_at(struct simdisk *disk, uint64_t call, uint64_t count, int error);
 bool simdisk_failed(const struct simdisk *disk); /* at least one did */
+
+/* From now on a sync that fails lets some of what it lost be read as the media have it. */
+void simdisk_forget(struct simdisk *disk);
+bool simdisk_sync_failed(const struct simdisk *disk); /* ever */
 
 /* Writes and allocations that would make the file larger fail with -ENOSPC.  0: no limit. */
 void simdisk_limit(struct simdisk *disk, uint64_t size);

@@ -127,7 +127,6 @@ def test_thin_disk_without_room(stack):
     marks.check_after_kill(mount_again=True)
 
 
-# Not run: test_thin_disk_without_room, which the daemon does not pass.
 TESTS = (
     test_container,
     test_killed_while_the_container_is_stuck,
@@ -135,6 +134,7 @@ TESTS = (
     test_all_files,
     test_read_only,
     test_hung_disk,
+    test_thin_disk_without_room,
 )
 
 

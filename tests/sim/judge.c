@@ -113,8 +113,9 @@ static void judge_bitmap(const struct trial *trial, unsigned d, unsigned b,
     }
     for (unsigned s = 0; s < SPOTS; s++) {
         bool dirty = bitmap_test_all(bitmap->bits, s * SPOT_STRIDE, 512);
-        /* After a failed sync written marks of process-crash drives hang on the cache. */
-        if (d == 0 || !(trial->world->faults && trial->evicted)) {
+        /* Between a failed sync and the verdict, written marks of process-crash drives hang on a
+         * cache that need not have them. */
+        if (d == 0 || !simdir_sync_failed(trial->world->process.dir)) {
             judge_spot(trial, &shadow->spots[s], d, bitmap, b, s, dirty);
         }
         dirty_granules += dirty;
@@ -184,7 +185,6 @@ static void crash_again(struct trial *trial)
     struct trial next = {
         .world = trial->world,
         .random = simdisk_random(&trial->random),
-        .evicted = trial->evicted,
         .damaged = trial->damaged,
         .depth = trial->depth + 1,
     };
@@ -194,7 +194,6 @@ static void crash_again(struct trial *trial)
         fate = SIMDIR_TEAR;
     }
     next.outages = (uint8_t)(trial->outages + !simdir_fate_is_kill(fate));
-    next.evicted |= fate == SIMDIR_EVICT;
     next.how = fate_names[fate];
     judge(&next, simdir_crash(trial->process.dir, fate, next.random));
 }
@@ -249,7 +248,6 @@ void world_judge(const struct world *world, struct simdir *after, enum simdir_fa
         .world = world,
         .random = seed,
         .outages = !simdir_fate_is_kill(fate),
-        .evicted = fate == SIMDIR_EVICT,
         .depth = 1,
         .how = fate_names[fate],
     };

@@ -18,6 +18,7 @@ void process_at_call(void *opaque)
 
 void process_init(struct process *process, struct simdir *dir, uint32_t cluster_bits, uint64_t seed)
 {
+    simdir_forget(dir);
     *process = (struct process){
         .random = seed,
         .dir = dir,
