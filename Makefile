@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A thin front for CMake and CTest: what a newcomer types.  HACKING.md tells the rest.
 JOBS ?= $(shell nproc)
+# How long `make fuzz` takes for each of its targets.
+FUZZ_SECONDS ?= 600
 
 CMAKE_QUIET = --log-level=WARNING
 
@@ -8,7 +10,7 @@ CMAKE_QUIET = --log-level=WARNING
 .NOTPARALLEL:
 # CMake runs make in turn; which directory that is in is of no interest.
 MAKEFLAGS += --no-print-directory
-.PHONY: all build build-asan test soak demo install deps
+.PHONY: all build build-asan build-fuzz test fuzz tsan coverage soak demo install deps
 all: build
 
 # Packages from Debian; nothing to do when they are there.
@@ -26,11 +28,41 @@ build-asan: deps
 	@cmake --preset asan+ubsan $(CMAKE_QUIET)
 	@cmake --build --preset asan+ubsan -j $(JOBS) --target unit_tests
 
-test: build build-asan
+# The fuzz targets; clang or not is for the tests to say.
+build-fuzz: deps
+	@if command -v clang >/dev/null; then \
+	    echo "== Build of the fuzz targets in build-fuzz/"; \
+	    cmake --preset fuzz $(CMAKE_QUIET) && cmake --build --preset fuzz -j $(JOBS); \
+	else \
+	    echo "== No clang: no fuzz targets"; \
+	fi
+
+test: build build-asan build-fuzz
 	@echo "== Unit tests with sanitizers"
 	@ctest --preset asan+ubsan -L unit --no-label-summary -j $(JOBS)
 	@echo "== All tests"
 	@ctest --preset dev --no-label-summary -j $(JOBS)
+
+# Longer than `make test` has time for.
+fuzz: build-fuzz
+	@for target in load commit; do \
+	    echo "== Fuzzing: $$target, $(FUZZ_SECONDS) s"; \
+	    ./tests/fuzz/run $$target $(FUZZ_SECONDS) || exit; \
+	done
+
+# The unit tests of what runs in threads, with the thread sanitizer.
+tsan: deps
+	@cmake --preset tsan $(CMAKE_QUIET)
+	@cmake --build --preset tsan -j $(JOBS) --target unit_tests
+	@ctest --preset tsan --no-label-summary -j $(JOBS)
+
+# How many lines all tests run, by folder.
+coverage: deps
+	@cmake --preset coverage $(CMAKE_QUIET)
+	@cmake --build --preset coverage -j $(JOBS)
+	@find build-coverage -name '*.gcda' -delete
+	@ctest --preset coverage --no-label-summary -j $(JOBS) -LE fuzz
+	@./tests/coverage.py build-coverage
 
 # Hours: millions of crash states, every kill and fault, the mutations.  What it says is kept.
 soak: build

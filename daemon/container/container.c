@@ -167,7 +167,8 @@ void container_set_max_size(struct container *c, uint64_t max_size)
 {
     uint64_t clusters = max_size >> c->header.cluster_bits;
 
-    c->space.limit = max_size == 0 ? CLUSTERS_MAX : min_u64(clusters, CLUSTERS_MAX);
+    c->space.limit =
+        max_size == 0 ? CONTAINER_CLUSTERS_MAX : min_u64(clusters, CONTAINER_CLUSTERS_MAX);
 }
 
 int container_new_uuid(struct uuid *ret)

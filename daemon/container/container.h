@@ -38,12 +38,23 @@ struct container;
 struct container_info;
 struct container_txn;
 
-#define CONTAINER_CLUSTER_BITS_MIN     9
-#define CONTAINER_CLUSTER_BITS_MAX     21
-#define CONTAINER_CLUSTER_BITS_DEFAULT 16
-#define CONTAINER_BITMAPS_MAX          65535u
-#define CONTAINER_NAME_BYTES_MAX       1023u
-#define CONTAINER_STATE_BYTES_MAX      (UINT64_C(64) << 20) /* of the opaque payload */
+/*
+ * Limits.  Past one of them a call fails with words and changes nothing.  They
+ * are QEMU's where QEMU has one, but for the file: 2^28 clusters are 16 TiB of
+ * 64 KiB each, and 512 TiB of 2 MiB.
+ */
+#define CONTAINER_CLUSTER_BITS_MIN         9
+#define CONTAINER_CLUSTER_BITS_MAX         21
+#define CONTAINER_CLUSTER_BITS_DEFAULT     16
+#define CONTAINER_REFCOUNT_ORDER_MAX       6 /* read and kept; 4 when we create */
+#define CONTAINER_REFCOUNT_TABLE_BYTES_MAX (UINT64_C(8) << 20)
+#define CONTAINER_CLUSTERS_MAX             (UINT64_C(1) << 28) /* of the file */
+#define CONTAINER_BITMAPS_MAX              65535u
+#define CONTAINER_NAME_BYTES_MAX           1023u
+#define CONTAINER_GRANULARITY_MIN          UINT32_C(512)
+#define CONTAINER_GRANULARITY_MAX          (UINT32_C(1) << 31)
+#define CONTAINER_BITMAP_BYTES_MAX         (UINT64_C(512) << 20) /* of one bitmap's bits */
+#define CONTAINER_STATE_BYTES_MAX          (UINT64_C(64) << 20)  /* of the opaque payload */
 
 struct uuid {
     uint8_t bytes[16];

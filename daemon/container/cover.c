@@ -38,16 +38,20 @@ static int plan_block(struct container_txn *txn, uint64_t index)
         txn->planned = planned;
         txn->n_planned = n;
     }
-    struct new_block *blocks = reallocarray(txn->new_blocks, txn->n_new_blocks + 1, sizeof *blocks);
-    if (!blocks) {
-        return -ENOMEM;
+    if (txn->n_new_blocks == txn->new_blocks_capacity) {
+        size_t capacity = txn->new_blocks_capacity ? txn->new_blocks_capacity * 2 : 16;
+        struct new_block *blocks = reallocarray(txn->new_blocks, capacity, sizeof *blocks);
+        if (!blocks) {
+            return -ENOMEM;
+        }
+        txn->new_blocks = blocks;
+        txn->new_blocks_capacity = capacity;
     }
-    txn->new_blocks = blocks;
     r = space_take(&c->space, 1, &cluster);
     if (r < 0) {
         return r;
     }
-    blocks[txn->n_new_blocks++] = (struct new_block){.index = index, .cluster = cluster};
+    txn->new_blocks[txn->n_new_blocks++] = (struct new_block){.index = index, .cluster = cluster};
     txn->planned[index] = cluster;
     return 0;
 }
@@ -112,13 +116,29 @@ static uint64_t entries_needed(const struct container_txn *txn)
     return needed;
 }
 
+/* Nothing past the last cluster that the longest table can count. */
+static int table_is_full(struct container_txn *txn, uint64_t limit, struct error *error)
+{
+    const struct header *h = &txn->container->header;
+    uint64_t entries = (limit << h->cluster_bits) / REFCOUNT_TABLE_ENTRY_BYTES;
+    uint64_t clusters = entries * refcounts_per_block(h->cluster_bits, h->refcount_order);
+
+    txn->container->no_space = true;
+    return error_set(error, -ENOSPC,
+                     "the container is full: a refcount table of %" PRIu64
+                     " bytes, the longest there is, counts clusters up to byte %" PRIu64
+                     " of the file with refcounts of %u bits",
+                     limit << h->cluster_bits, clusters << h->cluster_bits,
+                     1u << h->refcount_order);
+}
+
 /* A new table with room for all blocks, those that count itself included. */
-static int plan_table(struct container_txn *txn, size_t *done)
+static int plan_table(struct container_txn *txn, size_t *done, struct error *error)
 {
     struct container *c = txn->container;
     uint32_t bits = c->header.cluster_bits;
     uint64_t per_cluster = cluster_bytes(c) / REFCOUNT_TABLE_ENTRY_BYTES;
-    uint64_t limit = max_u64(REFCOUNT_TABLE_BYTES_MAX >> bits, 1);
+    uint64_t limit = max_u64(CONTAINER_REFCOUNT_TABLE_BYTES_MAX >> bits, 1);
     struct run run = {0};
 
     while (txn->n_new_blocks > 0 && entries_needed(txn) > run.count * per_cluster) {
@@ -126,7 +146,7 @@ static int plan_table(struct container_txn *txn, size_t *done)
         /* The run before was too short; its clusters come back with the transaction. */
         int r = run.count ? txn_drop(txn, run.start, run.count) : 0;
         if (need > limit) {
-            return -ENOSPC;
+            return table_is_full(txn, limit, error);
         }
         /* Some more, so that growth is rare, but for one that is made from nothing. */
         run.count = c->refcounts.table_clusters == 0      ? need
@@ -148,7 +168,7 @@ static int plan_table(struct container_txn *txn, size_t *done)
             r = plan_blocks(txn, done);
         }
         if (r < 0) {
-            return r;
+            return txn_no_space(txn, r, run.count, error);
         }
     }
     txn->new_refcount_table = run;
@@ -195,10 +215,14 @@ int cover_plan(struct container_txn *txn, struct error *error)
     if (r == 0) {
         r = plan_blocks(txn, &done);
     }
-    if (r == 0) {
-        r = plan_table(txn, &done);
+    if (r < 0) {
+        return txn_no_space(txn, r, 1, error);
     }
-    if (r == 0 && txn->new_refcount_table.count > 0) {
+    r = plan_table(txn, &done, error);
+    if (r < 0) {
+        return r;
+    }
+    if (txn->new_refcount_table.count > 0) {
         /* The old table goes with the old commit. */
         r = txn_drop(txn, c->refcounts.table_offset >> c->header.cluster_bits,
                      c->refcounts.table_clusters);
@@ -206,7 +230,7 @@ int cover_plan(struct container_txn *txn, struct error *error)
             r = prepare_grown(txn);
         }
     }
-    return r < 0 ? txn_no_space(txn, r, 1, error) : 0;
+    return r < 0 ? error_set_errno(error, r, "cannot cover the clusters with refcounts") : 0;
 }
 
 static int write_new_blocks(struct container_txn *txn, struct error *error)

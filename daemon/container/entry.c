@@ -49,12 +49,18 @@ void entry_damage(struct entry *entry, const char *format, ...)
     va_end(args);
 }
 
+bool entry_name_valid(const struct entry *entry)
+{
+    return entry->name_bytes > 0 && entry->name_bytes <= CONTAINER_NAME_BYTES_MAX &&
+           !memchr(entry->name, '\0', entry->name_bytes);
+}
+
 bool entry_geometry(uint64_t sectors, uint32_t granularity, uint32_t cluster_bits,
                     uint64_t *ret_l1_entries, struct error *error)
 {
     uint64_t bytes;
 
-    if (!is_power_of_two(granularity) || granularity < GRANULARITY_MIN) {
+    if (!is_power_of_two(granularity) || granularity < CONTAINER_GRANULARITY_MIN) {
         (void)error_set(error, -EINVAL,
                         "granularity: found %" PRIu32 ", expected a power of two from 512 to 2 GiB",
                         granularity);
@@ -62,11 +68,11 @@ bool entry_geometry(uint64_t sectors, uint32_t granularity, uint32_t cluster_bit
     }
     uint64_t sectors_per_granule = granularity / SECTOR_BYTES;
     bytes = div_round_up(div_round_up(sectors, sectors_per_granule), 8);
-    if (bytes > BITMAP_BYTES_LIMIT) {
+    if (bytes > CONTAINER_BITMAP_BYTES_MAX) {
         (void)error_set(error, -EINVAL,
                         "size: found %" PRIu64 " sectors, which take %" PRIu64
                         " bytes of bits, expected at most %" PRIu64,
-                        sectors, bytes, BITMAP_BYTES_LIMIT);
+                        sectors, bytes, CONTAINER_BITMAP_BYTES_MAX);
         return false;
     }
     *ret_l1_entries = clusters_for(bytes, cluster_bits);

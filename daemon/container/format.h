@@ -160,7 +160,6 @@
  */
 #define REFCOUNT_TABLE_ENTRY_BYTES 8u
 #define REFCOUNT_TABLE_RESERVED    UINT64_C(0x1ff)
-#define REFCOUNT_TABLE_BYTES_MAX   (UINT64_C(8) << 20)
 
 /*
  * Bitmap table (draft): contiguous, starts at a cluster, nb_dirty_bitmaps
@@ -182,10 +181,7 @@
 #define TABLE_ENTRY_ALIGN     8u
 #define TABLE_ENTRY_BYTES_MIN 32u
 
-#define GRANULARITY_MIN       UINT32_C(512)
-#define GRANULARITY_MAX       (UINT32_C(1) << 31)
 #define SECTOR_BYTES          512u
-#define BITMAP_BYTES_LIMIT    (UINT64_C(512) << 20) /* of bits; QEMU's limit */
 
 /*
  * L1 table (draft): contiguous, starts at a cluster, u64 entries: a standard

@@ -17,9 +17,9 @@
  * number (offset >> cluster_bits).
  */
 
-/* A file of more clusters is refused: it bounds the memory of struct space, and a cluster's number
- * and two flags fit 32 bits. */
-#define CLUSTERS_MAX (UINT64_C(1) << 28)
+/* It bounds the memory of struct space, and a cluster's number and two flags fit 32 bits. */
+_Static_assert(CONTAINER_CLUSTERS_MAX <= UINT64_C(1) << 30, "see SLOT_CLUSTER");
+_Static_assert(CONTAINER_REFCOUNT_ORDER_MAX == HEADER_REFCOUNT_ORDER_MAX, "qcow2's own limit");
 
 /* ---- lists of clusters (space.c) ---- */
 
@@ -190,6 +190,13 @@ static inline uint64_t refcounts_per_block(uint32_t cluster_bits, uint32_t order
     return (UINT64_C(8) << cluster_bits) >> order;
 }
 
+/*
+ * How many counters of a block, from its first, have anything to tell when only
+ * @clusters of the clusters it counts exist: the rest are 0, and should be.
+ */
+uint64_t refcounts_to_look_at(const uint8_t *counters, uint32_t order, uint64_t per_block,
+                              uint64_t clusters);
+
 void refcounts_deinit(struct refcounts *refcounts);
 void refcounts_flag(struct refcounts *refcounts, uint64_t block, unsigned flags);
 /* The same for all blocks that count clusters of the run. */
@@ -234,7 +241,6 @@ struct entry {
     char *damage;       /* NULL: none */
     bool unreadable;    /* the damage was found at open */
     bool lost_earlier;  /* the state blob said so */
-    bool misnamed;      /* its name cannot be one */
     bool shared;        /* a cluster of it is in use by something else, too */
     struct runs claims; /* what a lost L1 table may refer to: counted, never read */
     uint32_t index;     /* in directory.entries */
@@ -245,6 +251,8 @@ void entry_free(struct entry *entry);
 /* Sets the damage unless there is one.  Keeps quiet about lack of memory: a fixed text then. */
 void entry_damage(struct entry *entry, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Whether the name is one that an entry may have; what was read may be another. */
+bool entry_name_valid(const struct entry *entry);
 /* L1 entries of a bitmap with this geometry; false when it is none of the draft's or our limits. */
 bool entry_geometry(uint64_t sectors, uint32_t granularity, uint32_t cluster_bits,
                     uint64_t *ret_l1_entries, struct error *error);
@@ -418,6 +426,7 @@ struct container_txn {
 
     struct new_block *new_blocks;
     size_t n_new_blocks;
+    size_t new_blocks_capacity;
     uint64_t *planned; /* by index: cluster of a new block, 0 = none */
     uint64_t n_planned;
     struct run new_refcount_table; /* count 0: no new blocks */
@@ -520,9 +529,8 @@ struct load_sink {
     bool refcounts_broken, overlap;
     bool disk;        /* the image has a disk of its own, or QEMU's bitmaps … */
     bool disk_broken; /* … which cannot be followed */
-    /* For a repair: what claims a cluster of something else gets no reference to it … */
-    bool repairing;
-    bool anew; /* … and the refcounts are not looked at */
+    bool repairing;   /* what lies in a cluster of something else is read all the same */
+    bool anew;        /* the refcounts are not looked at */
 };
 
 enum load_flags {
@@ -540,11 +548,31 @@ void sink_report(struct load_sink *sink, bool corruption, uint64_t count, const 
     __attribute__((format(printf, 4, 5)));
 /* The load and whatever else container_check() looks at (check.c). */
 int check_all(struct file *file, struct load_sink *sink, struct error *error);
+#define LOAD_BUFFER_BYTES (UINT32_C(128) << 10) /* more than the longest table entry */
+
+/* The table and its entries on their way into the directory (load_bitmaps.c, load_l1.c). */
+struct load {
+    struct container *container;
+    struct load_sink *sink;
+    uint64_t file_bytes;
+    struct entry **entries; /* room for header.bitmaps */
+    uint32_t n;
+    uint8_t *buffer; /* LOAD_BUFFER_BYTES */
+    struct error *error;
+};
+
+/* Nothing that the bitmap's bits say can be believed. */
+void load_damaged(struct load *load, struct entry *entry, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* < 0 with words: I/O and memory only. */
+int load_l1_tables(struct load *load);
 int load_bitmaps(struct container *container, struct load_sink *sink, uint64_t file_bytes,
                  struct error *error);
-/* References clusters that a structure must have to itself.  -EBADMSG, or 1 as told above. */
-int load_claim(struct container *container, struct load_sink *sink, uint64_t file_bytes,
-               const char *what, uint64_t offset, uint64_t bytes, struct error *error);
+/* Whether a structure can have these clusters of the file to itself; why not.  The sink learns of
+ * clusters that something else is in. */
+bool load_claimable(const struct container *container, struct load_sink *sink, uint64_t file_bytes,
+                    const char *what, uint64_t offset, uint64_t bytes, struct error *why);
+void load_reference(struct container *container, uint64_t offset, uint64_t bytes);
 /* Two structures are in one cluster. */
 void load_overlap(const struct container *container, struct load_sink *sink, uint64_t cluster);
 void load_state_damaged(struct container *container, struct load_sink *sink, const char *why);

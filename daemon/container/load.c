@@ -9,7 +9,7 @@
  *     header, refcount table or blocks, mirror's place,      -EBADMSG: nothing can be believed,
  *       two of them in one cluster, the tables of a            above all not which cluster is free
  *       disk of the image's own
- *     state blob, bitmap table                               state_damage: every bitmap
+ *     state blob, bitmap table, their places                 state_damage: every bitmap
  *     one bitmap's L1 table or clusters                      that bitmap
  *     any of ours where the disk has something               as if it were damaged
  *
@@ -67,43 +67,73 @@ void load_overlap(const struct container *c, struct load_sink *sink, uint64_t cl
     }
 }
 
-/*
- * References the clusters of a structure that must have them to itself.
- * Returns 0, or as load_problem().
- */
-int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes, const char *what,
-               uint64_t offset, uint64_t bytes, struct error *error)
+/* Whether a structure can be there at all. */
+static bool load_placed(const struct container *c, uint64_t file_bytes, const char *what,
+                        uint64_t offset, uint64_t bytes, struct error *why)
 {
     uint64_t size = cluster_bytes(c);
 
     if (offset & (size - 1)) {
-        return load_problem(sink, error,
-                            "%s: found offset %" PRIu64 ", expected a multiple of %" PRIu64, what,
-                            offset, size);
+        (void)error_set(why, -EBADMSG,
+                        "%s: found offset %" PRIu64 ", expected a multiple of %" PRIu64, what,
+                        offset, size);
+        return false;
     }
     if (offset > file_bytes || bytes > file_bytes - offset) {
-        return load_problem(sink, error,
-                            "%s: found offset %" PRIu64 " and length %" PRIu64
-                            ", expected both within the file's %" PRIu64 " bytes",
-                            what, offset, bytes, file_bytes);
+        (void)error_set(why, -EBADMSG,
+                        "%s: found offset %" PRIu64 " and length %" PRIu64
+                        ", expected both within the file's %" PRIu64 " bytes",
+                        what, offset, bytes, file_bytes);
+        return false;
+    }
+    return true;
+}
+
+/* So early in a load, only clusters of the disk are pinned. */
+static bool of_disk(const struct container *c, uint64_t cluster)
+{
+    return c->disk_refs && c->space.refs[cluster] == REFS_PINNED;
+}
+
+bool load_claimable(const struct container *c, struct load_sink *sink, uint64_t file_bytes,
+                    const char *what, uint64_t offset, uint64_t bytes, struct error *why)
+{
+    if (!load_placed(c, file_bytes, what, offset, bytes, why)) {
+        return false;
     }
     uint64_t start = offset >> c->header.cluster_bits;
     uint64_t count = clusters_for(bytes, c->header.cluster_bits);
-    int r = 0;
-    for (uint64_t i = start; i < start + count && r == 0; i++) {
+    for (uint64_t i = start; i < start + count; i++) {
         if (c->space.refs[i] != 0) {
             load_overlap(c, sink, i);
-            r = load_problem(sink, error,
-                             "%s at offset %" PRIu64 ": found cluster %" PRIu64
-                             " in use by another structure, expected it free",
-                             what, offset, i);
+            (void)error_set(why, -EBADMSG,
+                            "%s at offset %" PRIu64 ": found cluster %" PRIu64
+                            " in use by %s, expected it free",
+                            what, offset, i,
+                            of_disk(c, i) ? "the image's disk" : "another structure");
+            return false;
         }
     }
-    if (r < 0 || (r > 0 && sink->repairing)) {
-        return r;
+    return true;
+}
+
+void load_reference(struct container *c, uint64_t offset, uint64_t bytes)
+{
+    space_ref(&c->space, offset >> c->header.cluster_bits,
+              clusters_for(bytes, c->header.cluster_bits));
+}
+
+/* Of a structure without which nothing can be believed.  Returns 0, or as load_problem(). */
+static int load_claim(struct container *c, struct load_sink *sink, uint64_t file_bytes,
+                      const char *what, uint64_t offset, uint64_t bytes, struct error *error)
+{
+    struct error why;
+
+    if (!load_claimable(c, sink, file_bytes, what, offset, bytes, &why)) {
+        return load_problem(sink, error, "%s", why.text);
     }
-    space_ref(&c->space, start, count);
-    return r;
+    load_reference(c, offset, bytes);
+    return 0;
 }
 
 bool load_in_disk(const struct container *c, uint64_t offset, uint64_t bytes)
@@ -111,9 +141,8 @@ bool load_in_disk(const struct container *c, uint64_t offset, uint64_t bytes)
     uint64_t start = offset >> c->header.cluster_bits;
     uint64_t count = clusters_for(bytes, c->header.cluster_bits);
 
-    /* So early in a load, only clusters of the disk are pinned. */
-    for (uint64_t i = start; c->disk_refs && i < c->space.clusters && i - start < count; i++) {
-        if (c->space.refs[i] == REFS_PINNED) {
+    for (uint64_t i = start; i < c->space.clusters && i - start < count; i++) {
+        if (of_disk(c, i)) {
             return true;
         }
     }
@@ -145,12 +174,12 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
     rc->table_offset = c->header.refcount_table_offset;
     rc->table_clusters = c->header.refcount_table_clusters;
     bytes = rc->table_clusters << rc->cluster_bits;
-    if (rc->table_clusters == 0 || bytes > max_u64(REFCOUNT_TABLE_BYTES_MAX, size)) {
+    if (rc->table_clusters == 0 || bytes > max_u64(CONTAINER_REFCOUNT_TABLE_BYTES_MAX, size)) {
         r = load_problem(sink, error,
                          "refcount table (header byte %u): found %" PRIu64
                          " clusters, expected 1 to %" PRIu64,
                          HEADER_REFCOUNT_TABLE_CLUSTERS, rc->table_clusters,
-                         max_u64(REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
+                         max_u64(CONTAINER_REFCOUNT_TABLE_BYTES_MAX >> rc->cluster_bits, 1));
         return refcounts_broken(sink, r);
     }
     r = load_claim(c, sink, file_bytes, "refcount table", rc->table_offset, bytes, error);
@@ -191,15 +220,24 @@ static int load_refcount_table(struct container *c, struct load_sink *sink, uint
     return 0;
 }
 
+/* Of differences between counters so many are told one by one: a block of one-bit counters can have
+ * millions, and who asked may keep them all. */
+#define DIFFERENCES_TOLD 1000u
+
 /* How the counters of one stretch of clusters differ, gathered into one line. */
 struct difference {
     uint64_t first, last, found, expected;
     bool any, disk;
+    uint64_t told, untold; /* stretches so far */
 };
 
 static void difference_flush(struct difference *d, struct load_sink *sink)
 {
-    if (d->any) {
+    if (d->any && d->told == DIFFERENCES_TOLD && sink) {
+        *(d->found < d->expected ? &sink->corruptions : &sink->leaks) += d->last - d->first + 1;
+        d->untold++;
+    } else if (d->any) {
+        d->told++;
         sink_report(sink, d->found < d->expected, d->last - d->first + 1,
                     "refcount of clusters %" PRIu64 " to %" PRIu64 ": found %" PRIu64
                     ", expected %" PRIu64 "%s",
@@ -220,14 +258,22 @@ static void difference_add(struct difference *d, struct load_sink *sink, uint64_
         return;
     }
     difference_flush(d, sink);
-    *d = (struct difference){
-        .first = cluster,
-        .last = cluster,
-        .found = found,
-        .expected = expected,
-        .any = true,
-        .disk = disk,
-    };
+    d->first = d->last = cluster;
+    d->found = found;
+    d->expected = expected;
+    d->any = true;
+    d->disk = disk;
+}
+
+static void difference_end(struct difference *d, struct load_sink *sink)
+{
+    difference_flush(d, sink);
+    if (d->untold > 0) {
+        sink_report(sink, false, 0,
+                    "refcounts: %" PRIu64
+                    " more stretches of clusters differ, counted and not listed",
+                    d->untold);
+    }
 }
 
 static int load_compare_refcounts(struct container *c, struct load_sink *sink, struct error *error)
@@ -248,6 +294,7 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
     for (uint64_t b = 0; b < blocks; b++) {
         bool exists = b < rc->n_blocks && rc->blocks[b].offset != 0;
         uint64_t first = b * per_block;
+        uint64_t clusters = first < c->space.clusters ? c->space.clusters - first : 0;
         if (exists) {
             int r = file_read(c->file, counters, size, rc->blocks[b].offset);
             if (r < 0) {
@@ -255,12 +302,14 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
                                        "cannot read the refcount block at offset %" PRIu64,
                                        rc->blocks[b].offset);
             }
-        } else if (first >= c->space.clusters) {
-            continue;
+        } else if (clusters == 0 ||
+                   bits_clear_from(c->space.refs + first, min_u64(clusters, per_block), 0)) {
+            continue; /* nothing to count, as in a hole of the file */
         } else {
             memset(counters, 0, size);
         }
-        for (uint64_t i = 0; i < per_block; i++) {
+        uint64_t n = refcounts_to_look_at(counters, rc->order, per_block, clusters);
+        for (uint64_t i = 0; i < n; i++) {
             uint64_t cluster = first + i;
             bool inside = cluster < c->space.clusters;
             uint64_t have = refcount_get(counters, rc->order, i);
@@ -281,7 +330,7 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
                 difference_add(&d, sink, cluster, have, want, disk != 0);
             } else if (have < want) {
                 /* We raise before we refer; whoever lowers is somebody else. */
-                c->foreign_write |= c->header.has_private;
+                c->foreign_write |= c->header.has_private && have == 0;
                 rc->uncovered |= !exists;
                 refcounts_flag(rc, b, REFCOUNT_RAISE);
                 difference_add(&d, sink, cluster, have, want, disk != 0);
@@ -296,7 +345,7 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
             }
         }
     }
-    difference_flush(&d, sink);
+    difference_end(&d, sink);
     return 0;
 }
 
@@ -318,33 +367,29 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
 
     uint64_t longest = STATE_HEADER_BYTES + CONTAINER_STATE_BYTES_MAX +
                        (uint64_t)STATE_ENTRY_BYTES * CONTAINER_BITMAPS_MAX + 4 * c->space.clusters;
-    if (p->state_offset > file_bytes || p->state_bytes > file_bytes - p->state_offset ||
-        p->state_bytes > longest) {
+    if (p->state_bytes > longest) {
         (void)error_set(&why, -EBADMSG,
-                        "state blob: found offset %" PRIu64 " and length %" PRIu64
-                        ", expected both within the file's %" PRIu64 " bytes",
-                        p->state_offset, p->state_bytes, file_bytes);
+                        "state blob at offset %" PRIu64 ": found length %" PRIu64
+                        ", expected at most %" PRIu64,
+                        p->state_offset, p->state_bytes, longest);
         load_state_damaged(c, sink, why.text);
         return 0;
     }
-    if (load_in_disk(c, p->state_offset, p->state_bytes)) {
-        (void)error_set(&why, -EBADMSG,
-                        "state blob at offset %" PRIu64
-                        ": found its clusters in use by the image's disk",
-                        p->state_offset);
+    if (!load_placed(c, file_bytes, "state blob", p->state_offset, p->state_bytes, &why)) {
         load_state_damaged(c, sink, why.text);
         return 0;
     }
-    r = load_claim(c, sink, file_bytes, "state blob", p->state_offset, p->state_bytes, error);
-    if (r < 0) {
-        return r;
-    }
-    if (p->state_offset & (cluster_bytes(c) - 1)) {
-        load_state_damaged(c, NULL, "state blob: it does not stand at a cluster's start");
+    /* Not to be believed where it lies wrong: in a file that was cut off, what once was there may
+     * have made way for a refcount block of a commit that was not finished.  But a repair gives it
+     * a place of its own, if it is whole. */
+    c->blob_claimed =
+        load_claimable(c, sink, file_bytes, "state blob", p->state_offset, p->state_bytes, &why);
+    if (c->blob_claimed) {
+        load_reference(c, p->state_offset, p->state_bytes);
+    } else if (!sink || !sink->repairing || load_in_disk(c, p->state_offset, p->state_bytes)) {
+        load_state_damaged(c, sink, why.text);
         return 0;
     }
-    /* In clusters of something else it may be whole all the same. */
-    c->blob_claimed = r == 0;
     bytes = malloc(p->state_bytes ? p->state_bytes : 1);
     if (!bytes) {
         return error_set_errno(error, -ENOMEM, "cannot read the state blob");
@@ -473,10 +518,10 @@ int container_load(struct file *file, unsigned flags, struct load_sink *sink,
                          HEADER_BITMAPS, c->header.bitmaps, CONTAINER_BITMAPS_MAX);
     }
     clusters = clusters_for(file_bytes, c->header.cluster_bits);
-    if (clusters > CLUSTERS_MAX) {
+    if (clusters > CONTAINER_CLUSTERS_MAX) {
         return error_set(error, -EFBIG,
                          "the file has %" PRIu64 " clusters, this program handles %" PRIu64,
-                         clusters, CLUSTERS_MAX);
+                         clusters, CONTAINER_CLUSTERS_MAX);
     }
     r = space_init(&c->space, clusters);
     if (r < 0) {

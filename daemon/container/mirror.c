@@ -30,6 +30,20 @@
 #define SEARCH_BYTES (UINT32_C(1) << 20)
 #define SEARCH_LIMIT (UINT64_C(1) << 30)
 
+/*
+ * Whether a header at @offset of the file can be a mirror, by its first bytes.
+ * Its cluster, which is to be read next, begins there; else the clusters of
+ * headers close together, which overlap, would make the search read much more
+ * than the file has.
+ */
+static bool mirror_possible(const uint8_t *bytes, uint64_t offset)
+{
+    uint32_t bits = load_be32(bytes + HEADER_CLUSTER_BITS);
+
+    return offset != 0 && load_be32(bytes + HEADER_MAGIC) == HEADER_MAGIC_VALUE &&
+           bits <= CONTAINER_CLUSTER_BITS_MAX && (offset & ((UINT64_C(1) << bits) - 1)) == 0;
+}
+
 /* A header block at @offset that may stand in for the one at byte 0. */
 static int mirror_read(struct file *file, uint64_t file_bytes, uint64_t offset,
                        const struct uuid *uuid, struct header *ret, struct error *error)
@@ -78,7 +92,7 @@ static int mirror_search(struct file *file, uint64_t file_bytes, struct header *
         }
         for (size_t i = 0; i + HEADER_BYTES_MIN <= n; i += SEARCH_STEP) {
             CLEANUP(header_deinit) struct header candidate = {0};
-            if (at + i == 0 || load_be32(buffer + i) != HEADER_MAGIC_VALUE) {
+            if (!mirror_possible(buffer + i, at + i)) {
                 continue;
             }
             r = mirror_read(file, file_bytes, at + i, NULL, &candidate, NULL);

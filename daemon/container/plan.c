@@ -6,12 +6,21 @@
  */
 #include "daemon/container/internal.h"
 
-/* A bitmap stays damaged until one transaction has replaced all of its bits. */
+/*
+ * A bitmap stays damaged until one transaction has replaced all of its bits,
+ * and its name if that was the matter.  Where nothing was replaced nothing is
+ * healed, not even when a damaged entry says that there is nothing to replace.
+ */
+static bool is_healed(const struct edit *edit)
+{
+    return edit->l1_dirty && edit->n_touched >= edit->new->l1_entries &&entry_name_valid(edit->new);
+}
+
 static void inherit_damage(const struct edit *edit)
 {
     const struct entry *old = edit->old;
 
-    if (old && old->damage && edit->n_touched < edit->new->l1_entries) {
+    if (old && old->damage && !is_healed(edit)) {
         entry_damage(edit->new, "%s", old->damage);
         edit->new->unreadable = old->unreadable;
     }

@@ -95,13 +95,26 @@ void refcounts_flag_run(struct refcounts *refcounts, const struct run *run, unsi
     }
 }
 
+uint64_t refcounts_to_look_at(const uint8_t *counters, uint32_t order, uint64_t per_block,
+                              uint64_t clusters)
+{
+    /* A block of 2 MiB can count 16 million clusters of a file that has ten. */
+    if (clusters < per_block &&
+        bits_clear_from(counters, (size_t)((per_block << order) / 8), clusters << order)) {
+        return clusters;
+    }
+    return per_block;
+}
+
 bool refcounts_adjust(uint8_t *counters, uint32_t order, uint64_t per_block, uint64_t first_cluster,
                       const struct space *space, bool raise, uint64_t *ret_low, uint64_t *ret_high)
 {
     uint64_t max = order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
+    uint64_t inside = space->clusters > first_cluster ? space->clusters - first_cluster : 0;
+    uint64_t n = refcounts_to_look_at(counters, order, per_block, inside);
     bool changed = false;
 
-    for (uint64_t i = 0; i < per_block; i++) {
+    for (uint64_t i = 0; i < n; i++) {
         uint64_t cluster = first_cluster + i;
         uint64_t want = cluster < space->clusters ? space->refs[cluster] : 0;
         uint64_t have = refcount_get(counters, order, i);

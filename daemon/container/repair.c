@@ -152,7 +152,7 @@ static int repair_bits(struct repair *r, struct entry *e, struct edit **edit)
     uint32_t bits = c->header.cluster_bits, lost = 0;
     uint64_t start = e->l1_offset >> bits;
     uint64_t count = clusters_for((uint64_t)e->l1_entries * L1_ENTRY_BYTES, bits);
-    bool proved = e->has_crcs && e->shared && !e->misnamed && !e->lost_earlier;
+    bool proved = e->has_crcs && e->shared && entry_name_valid(e) && !e->lost_earlier;
     int s = 0;
 
     for (uint32_t i = 0; e->slots && i < e->l1_entries && s == 0; i++) {
@@ -273,7 +273,7 @@ static int rename_entry(struct repair *r, const struct entry *e, struct edit *ed
 static int repair_entry(struct repair *r, struct entry *e)
 {
     const struct directory *d = &r->container->directory;
-    bool rename = e->misnamed || directory_find_name(d, e->name, e->name_bytes) != e;
+    bool rename = !entry_name_valid(e) || directory_find_name(d, e->name, e->name_bytes) != e;
     struct edit *edit = NULL;
     bool gone = false;
     int s;

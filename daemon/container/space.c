@@ -51,7 +51,7 @@ int space_init(struct space *space, uint64_t clusters)
     *space = (struct space){
         .clusters = clusters,
         .capacity = clusters + GROWTH_MIN,
-        .limit = CLUSTERS_MAX,
+        .limit = CONTAINER_CLUSTERS_MAX,
         .free = clusters,
     };
     space->refs = calloc(space->capacity, 1);
@@ -115,7 +115,7 @@ int space_extend(struct space *space, uint64_t clusters)
         return -ENOSPC;
     }
     if (clusters > space->capacity) {
-        uint64_t capacity = min_u64(max_u64(clusters, space->capacity * 2), CLUSTERS_MAX);
+        uint64_t capacity = min_u64(max_u64(clusters, space->capacity * 2), CONTAINER_CLUSTERS_MAX);
         uint8_t *refs = realloc(space->refs, capacity);
         if (!refs) {
             return -ENOMEM;

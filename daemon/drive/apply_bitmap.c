@@ -62,22 +62,22 @@ static int carry_ranges(const struct record *record, struct prepared *prepared, 
     return 0;
 }
 
-/*
- * Carries what is unsettled into prepared->bits, and tells the validity that
- * results.  @base: the bitmap that has recorded so far, which is carried whole
- * when the ranges are not known; NULL when none vouches for anything, then all
- * is set.
- */
-static int carry(struct model *model, struct record *record, const struct bitmap *base,
-                 struct prepared *prepared, struct error *error)
+/* Carries what is unsettled into prepared->bits as far as its ranges are known. */
+static int carry_known(struct model *model, struct record *record, struct prepared *prepared,
+                       struct error *error)
 {
     int r = collect(model, record, prepared, error);
-    if (r == 0) {
-        r = carry_ranges(record, prepared, error);
-    }
-    if (r < 0 || !record->carry_whole) {
-        return r;
-    }
+    return r == 0 ? carry_ranges(record, prepared, error) : r;
+}
+
+/*
+ * Carries whole the bitmap @base, which has recorded so far, when the ranges
+ * are not known, and tells the validity that results.  NULL when none vouches
+ * for anything: then all is set.
+ */
+static int carry_whole(const struct record *record, const struct bitmap *base,
+                       struct prepared *prepared, struct error *error)
+{
     prepared->validity = VALIDITY_SUPERSET;
     (void)snprintf(prepared->reason, sizeof prepared->reason,
                    "a lost writer of the drive has not come back: older marks are kept");
@@ -88,6 +88,24 @@ static int carry(struct model *model, struct record *record, const struct bitmap
     return bitmap_merge(prepared->bits, base, record->sequence) < 0 ? record_no_memory(error) : 0;
 }
 
+/* Carries what is unsettled; what is not known as a bitmap that is given, … */
+static int carry(struct model *model, struct record *record, const struct bitmap *base,
+                 struct prepared *prepared, struct error *error)
+{
+    int r = carry_known(model, record, prepared, error);
+    return r == 0 && record->carry_whole ? carry_whole(record, base, prepared, error) : r;
+}
+
+/* … or as one that is looked for among all of the drive's only if there is need of it. */
+static int carry_any(struct model *model, struct record *record, struct prepared *prepared,
+                     struct error *error)
+{
+    int r = carry_known(model, record, prepared, error);
+    return r == 0 && record->carry_whole
+               ? carry_whole(record, pick_base(prepared->drive), prepared, error)
+               : r;
+}
+
 /*
  * The same for a bitmap that does not record.  What is not known is its gap
  * rather than carried whole: nothing is missed unless it is enabled.
@@ -95,10 +113,7 @@ static int carry(struct model *model, struct record *record, const struct bitmap
 static int carry_disabled(struct model *model, struct record *record, struct prepared *prepared,
                           struct error *error)
 {
-    int r = collect(model, record, prepared, error);
-    if (r == 0) {
-        r = carry_ranges(record, prepared, error);
-    }
+    int r = carry_known(model, record, prepared, error);
     prepared->gap = r == 0 && record->carry_whole;
     return r;
 }
@@ -138,7 +153,7 @@ int prepare_bitmap_create(struct model *model, struct record *record, struct pre
         return record_no_memory(error);
     }
     r = record->disabled ? carry_disabled(model, record, prepared, error)
-                         : carry(model, record, pick_base(drive), prepared, error);
+                         : carry_any(model, record, prepared, error);
     if (r < 0) {
         return r;
     }
@@ -192,7 +207,7 @@ int prepare_bitmap_enable(struct model *model, struct record *record, struct pre
         return r;
     }
     r = copy_bits(prepared, error);
-    return r < 0 ? r : carry(model, record, pick_base(prepared->drive), prepared, error);
+    return r < 0 ? r : carry_any(model, record, prepared, error);
 }
 
 void apply_bitmap_enable(struct model *model, const struct record *record,

@@ -60,7 +60,7 @@ struct model {
     /* Entries of the container that the first commit replaces. */
     struct replaced_entry *replaced;
     uint32_t replaced_count;
-    /* Names of container entries that are not ours: taken. */
+    /* Names of container entries that are not ours, sorted: taken. */
     char **foreign_names;
     uint32_t foreign_count;
 
@@ -110,6 +110,8 @@ uint64_t drive_bits_bytes(uint64_t size, uint32_t granularity);
 /* "DRIVE/NAME" into @buffer. */
 #define BITMAP_FULL_NAME_BYTES (2 * NAME_BYTES_MAX + 2)
 void drive_bitmap_full_name(const struct drive_bitmap *bitmap, char buffer[BITMAP_FULL_NAME_BYTES]);
+/* After the last foreign name is in, and before the first question. */
+void model_sort_foreign_names(struct model *model);
 /* Whether an entry of the container that is not ours has this name. */
 bool model_name_is_foreign(const struct model *model, const char *full);
 /* Remembers a request's result, forgetting the oldest beyond the limit; takes over @result. */

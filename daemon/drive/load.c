@@ -156,6 +156,7 @@ static int sort_entries(struct model *model, struct container *container,
         }
         model->foreign_names[model->foreign_count++] = name;
     }
+    model_sort_foreign_names(model);
     return 0;
 }
 

@@ -251,14 +251,23 @@ void drive_bitmap_full_name(const struct drive_bitmap *bitmap, char buffer[BITMA
     (void)snprintf(buffer, BITMAP_FULL_NAME_BYTES, "%s/%s", bitmap->drive->name, bitmap->name);
 }
 
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+void model_sort_foreign_names(struct model *model)
+{
+    if (model->foreign_count > 0) {
+        qsort(model->foreign_names, model->foreign_count, sizeof *model->foreign_names,
+              compare_names);
+    }
+}
+
 bool model_name_is_foreign(const struct model *model, const char *full)
 {
-    for (uint32_t i = 0; i < model->foreign_count; i++) {
-        if (strcmp(model->foreign_names[i], full) == 0) {
-            return true;
-        }
-    }
-    return false;
+    return model->foreign_count > 0 && bsearch(&full, model->foreign_names, model->foreign_count,
+                                               sizeof *model->foreign_names, compare_names) != NULL;
 }
 
 struct drive *model_drive_by_name(struct model *model, struct text name, struct error *error)

@@ -94,7 +94,7 @@ static void lose_writers(struct model *model)
     }
 }
 
-int replay_journal(struct model *model, const struct container_info *container,
+int replay_journal(struct model *model, const struct container_info *container, bool distrust,
                    struct replay_report *ret, struct error *error)
 {
     struct replay replay = {.model = model, .report = ret};
@@ -120,8 +120,9 @@ int replay_journal(struct model *model, const struct container_info *container,
     lose_writers(model);
     ret->elapsed_ns = uv_hrtime() - started;
     ret->highest_seq = found.highest_seq;
-    if (r == -ENOMEM || r == -ENOTSUP) {
-        return error_set(error, r, "%s", why.text);
+    if (r < 0 && r != -EBADMSG && !distrust) {
+        /* It may be read another time, so nothing is lost yet. */
+        return error_set(error, r, "%s (should it never be readable again: --distrust)", why.text);
     }
     ret->stale = found.whose.later;
     ret->foreign = found.whose.foreign;

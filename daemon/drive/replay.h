@@ -19,9 +19,10 @@ struct replay_report {
 /*
  * Applies the journal of the last instance to a model that was loaded from a container.  One that
  * was closed cleanly needs none; only @ret->stale is found out then.
- * < 0: out of memory, or a journal of a newer version.
+ * < 0: out of memory, a journal of a newer version, or one that cannot be read now; the
+ * container is as it was.  With @distrust such a journal is damage like any other.
  */
-int replay_journal(struct model *model, const struct container_info *container,
+int replay_journal(struct model *model, const struct container_info *container, bool distrust,
                    struct replay_report *ret, struct error *error);
 
 #endif

@@ -125,7 +125,7 @@ static int take_container(struct model *model, struct container **taken,
     r = start_load(model, container, &info, model->sequence + 1, error);
     struct replay_report replayed;
     if (r == 0) {
-        r = replay_journal(model, &info, &replayed, error);
+        r = replay_journal(model, &info, flags & MODEL_DISTRUST, &replayed, error);
     }
     if (r < 0) {
         return r;

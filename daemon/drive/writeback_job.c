@@ -52,6 +52,32 @@ static int write_chunks(struct container_txn *txn, const struct job_bitmap *bitm
     return 0;
 }
 
+/* Whether the entry is to get another name or size; most that changed did not change in that. */
+static void compare_entry(const struct container *container, struct job_bitmap *bitmap)
+{
+    struct container_bitmap_info entry;
+    uint32_t index;
+
+    bitmap->renamed = bitmap->resized = true;
+    if (container_bitmap_find(container, bitmap->id, &index) == 0) {
+        container_bitmap_get(container, index, &entry);
+        bitmap->renamed = strcmp(entry.name, bitmap->name) != 0;
+        bitmap->resized = entry.sectors != bitmap->sectors;
+    }
+}
+
+static int write_entry(struct container_txn *txn, const struct job_bitmap *bitmap,
+                       struct error *error)
+{
+    if (!bitmap->stored) {
+        return container_txn_add(txn, bitmap->id, bitmap->name, bitmap->granularity,
+                                 bitmap->sectors, error);
+    }
+    return bitmap->renamed || bitmap->resized
+               ? container_txn_update(txn, bitmap->id, bitmap->name, bitmap->sectors, error)
+               : 0;
+}
+
 static int job_write(struct writeback_job *job, struct container_txn *txn, struct error *error)
 {
     struct container *container = job->container;
@@ -83,6 +109,7 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
     for (uint32_t i = 0; i < job->count; i++) {
         char aside[32];
         (void)snprintf(aside, sizeof aside, "@%" PRIu64, job->bitmaps[i].id);
+        compare_entry(container, &job->bitmaps[i]);
         if (job->bitmaps[i].stored && job->bitmaps[i].renamed) {
             int r = container_txn_update(txn, job->bitmaps[i].id, aside, 0, error);
             if (r < 0) {
@@ -92,10 +119,7 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
     }
     for (uint32_t i = 0; i < job->count; i++) {
         struct job_bitmap *bitmap = &job->bitmaps[i];
-        int r = bitmap->stored
-                    ? container_txn_update(txn, bitmap->id, bitmap->name, bitmap->sectors, error)
-                    : container_txn_add(txn, bitmap->id, bitmap->name, bitmap->granularity,
-                                        bitmap->sectors, error);
+        int r = write_entry(txn, bitmap, error);
         if (r == 0) {
             r = write_chunks(txn, bitmap, ones, error);
         }
@@ -196,7 +220,6 @@ static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
         .committed = bitmap->committed,
         .stored = bitmap->stored,
         .rewrite = bitmap->rewrite,
-        .renamed = bitmap->changed > bitmap->committed,
         .name = strdup(name),
     };
     job->count++;

@@ -12,7 +12,7 @@ struct job_bitmap {
     uint64_t committed;
     bool stored;
     bool rewrite;
-    bool renamed; /* its name or size may differ from what is stored */
+    bool renamed, resized; /* against what is stored; told on the container's thread */
     struct bitmap *snapshot;
 };
 

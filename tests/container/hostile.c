@@ -90,51 +90,6 @@ int hostile_free_image(void **state)
     return 0;
 }
 
-void hostile_seal(uint8_t *b, uint64_t size)
-{
-    if (size < 2048 || load_be32(b + HEADER_BYTES) != EXTENSION_PRIVATE) {
-        return;
-    }
-    uint8_t *x = b + HEADER_BYTES + 8;
-    uint64_t state = load_be64(x + PRIVATE_STATE_OFFSET);
-    uint64_t length = load_be64(x + PRIVATE_STATE_LENGTH);
-    uint64_t table = load_be64(x + PRIVATE_FIELDS + 4);
-    if (state <= size && length <= size - state && length >= STATE_HEADER_BYTES) {
-        uint8_t *s = b + state;
-        uint64_t at = STATE_HEADER_BYTES, entry = table, table_length = 0;
-        memcpy(s + STATE_UUID, x + PRIVATE_UUID, 32);
-        for (uint32_t i = 0; i < load_le32(s + STATE_TABLE_ENTRIES); i++) {
-            if (length - at < STATE_ENTRY_BYTES || entry > size || size - entry < TABLE_NAME) {
-                break;
-            }
-            uint64_t l1 = load_be64(b + entry);
-            uint64_t l1_bytes = UINT64_C(8) * load_be32(b + entry + TABLE_L1_ENTRIES);
-            if (l1 <= size && l1_bytes <= size - l1) {
-                store_le32(s + at + STATE_ENTRY_L1_CRC, crc32c(0, b + l1, l1_bytes));
-            }
-            uint64_t crcs = UINT64_C(4) * load_le32(s + at + STATE_ENTRY_CRCS);
-            if (crcs > length - at - STATE_ENTRY_BYTES) {
-                break;
-            }
-            at += STATE_ENTRY_BYTES + crcs;
-            uint64_t bytes = (TABLE_NAME + (uint64_t)load_be16(b + entry + 24) + 7) & ~UINT64_C(7);
-            table_length += bytes;
-            entry += bytes;
-        }
-        store_le64(s + STATE_TABLE_LENGTH, table_length);
-        if (table <= size && table_length <= size - table) {
-            store_le32(s + STATE_TABLE_CRC, crc32c(0, b + table, table_length));
-        }
-        store_le32(s + STATE_CRC, 0);
-        store_le32(s + STATE_CRC, crc32c(0, s, length));
-    }
-    store_be32(x + PRIVATE_HEADER_CRC, 0);
-    store_be32(x + PRIVATE_CRC, 0);
-    store_be32(x + PRIVATE_CRC, crc32c(0, x, PRIVATE_BYTES));
-    store_be32(x + PRIVATE_HEADER_CRC, crc32c(0, b, 264));
-    memcpy(b + at_mirror, b, 264);
-}
-
 static void show(void *opaque, bool corruption, const char *text)
 {
     printf("%s: %s: %s\n", *(const char **)opaque, corruption ? "corruption" : "leak", text);

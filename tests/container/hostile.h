@@ -2,6 +2,7 @@
 #ifndef BITMAPD_TESTS_CONTAINER_HOSTILE_H
 #define BITMAPD_TESTS_CONTAINER_HOSTILE_H
 
+#include "tests/common/layout.h"
 #include "tests/container/support.h"
 
 /*
@@ -24,9 +25,6 @@ int hostile_free_image(void **state);
 
 /* A number for name, geometry and bits of one bitmap; says whether they can be believed. */
 uint64_t hostile_digest(struct container *c, uint32_t index, bool *ret_good);
-
-/* Makes every CRC right, as far as pointers lead into the file. */
-void hostile_seal(uint8_t *b, uint64_t size);
 
 /*
  * Repairs a copy of the disk: false when that is refused, with nothing written.

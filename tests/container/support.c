@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct uuid test_uuid(uint8_t first)
 {
@@ -17,9 +18,8 @@ struct uuid test_uuid(uint8_t first)
     return uuid;
 }
 
-struct simdisk *test_container(uint32_t cluster_bits, uint64_t seed)
+void test_format(struct file *file, uint32_t cluster_bits)
 {
-    struct simdisk *disk = simdisk_new(seed);
     struct container_create_options options = {
         .cluster_bits = cluster_bits,
         .uuid = test_uuid(0x10),
@@ -28,30 +28,69 @@ struct simdisk *test_container(uint32_t cluster_bits, uint64_t seed)
     };
     struct error error;
 
-    OK(container_format(simdisk_file(disk), &options, &error), error);
+    OK(container_format(file, &options, &error), error);
+}
+
+struct simdisk *test_container(uint32_t cluster_bits, uint64_t seed)
+{
+    struct simdisk *disk = simdisk_new(seed);
+
+    test_format(simdisk_file(disk), cluster_bits);
     return disk;
 }
 
-void test_set_refcount_order(struct simdisk *disk, uint32_t order)
+static int no_sync(struct file *file)
+{
+    (void)file;
+    return 0;
+}
+
+int test_real_file(void)
+{
+    char path[] = "/tmp/bitmapd-test-XXXXXX";
+    int fd = mkstemp(path);
+
+    assert_true(fd >= 0);
+    assert_int_equal(unlink(path), 0);
+    return fd;
+}
+
+struct file *test_open_file(int fd)
+{
+    static struct file_ops ops;
+    struct file *file;
+    struct error error;
+    char path[64];
+
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    OK(file_open_posix(path, FILE_WRITE, &file, NULL, &error), error);
+    ops = *file->ops;
+    ops.datasync = no_sync;
+    file->ops = &ops;
+    return file;
+}
+
+void test_set_refcount_order(struct file *file, uint32_t order)
 {
     struct header h = {0};
     struct error error;
-    uint64_t size;
-    uint8_t *bytes = simdisk_bytes(disk, &size);
+    uint64_t size, entry;
 
-    OK(header_read(simdisk_file(disk), size, 0, &h, &error), error);
+    assert_int_equal(file_size(file, &size), 0);
+    OK(header_read(file, size, 0, &h, &error), error);
     store_be32(h.fixed + HEADER_REFCOUNT_ORDER, order);
     OK(header_build(&h, &error), error);
     uint64_t cluster = UINT64_C(1) << h.cluster_bits;
-    memcpy(bytes, h.block, h.block_bytes);
-    memcpy(bytes + h.private.mirror_offset, h.block, h.block_bytes);
-    uint8_t *block = bytes + load_be64(bytes + h.refcount_table_offset);
-    memset(block, 0, cluster);
+    uint8_t *block = test_calloc(1, cluster);
     for (uint64_t i = 0; i < size / cluster; i++) {
         refcount_set(block, order, i, 1);
     }
-    assert_int_equal(file_write(simdisk_file(disk), bytes, size, 0), 0);
-    assert_int_equal(file_datasync(simdisk_file(disk)), 0);
+    assert_int_equal(file_read(file, &entry, sizeof entry, h.refcount_table_offset), 0);
+    assert_int_equal(file_write(file, block, cluster, load_be64(&entry)), 0);
+    assert_int_equal(file_write(file, h.block, h.block_bytes, h.private.mirror_offset), 0);
+    assert_int_equal(file_write(file, h.block, h.block_bytes, 0), 0);
+    assert_int_equal(file_datasync(file), 0);
+    test_free(block);
     header_deinit(&h);
 }
 

@@ -23,11 +23,21 @@
 
 struct uuid test_uuid(uint8_t first);
 
-/* A fresh container on a simulated disk. */
+/* A fresh container. */
+void test_format(struct file *file, uint32_t cluster_bits);
+/* The same, on a simulated disk. */
 struct simdisk *test_container(uint32_t cluster_bits, uint64_t seed);
 
 /* The same container with refcounts of another width, as another tool could have made it. */
-void test_set_refcount_order(struct simdisk *disk, uint32_t order);
+void test_set_refcount_order(struct file *file, uint32_t order);
+
+/*
+ * An empty file of the kernel's that has no name, for what is too large for a
+ * simulated disk; close() it.  Opened as often as needed, each time to be closed
+ * with file_close() or container_close().  Syncs do nothing.
+ */
+int test_real_file(void);
+struct file *test_open_file(int fd);
 
 /* The same container with a header of so many bytes, the last of them unknown to us. */
 void test_lengthen_header(struct simdisk *disk, uint32_t length);

@@ -23,7 +23,7 @@ static struct simdisk *worn(uint32_t cluster_bits, uint32_t order, uint64_t *ret
     struct error e;
 
     if (order != HEADER_REFCOUNT_ORDER_DEFAULT) {
-        test_set_refcount_order(disk, order);
+        test_set_refcount_order(simdisk_file(disk), order);
     }
     struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
     for (unsigned step = 1; step <= 5; step++) {

@@ -39,7 +39,7 @@ static struct simdisk *wide(uint64_t s)
 {
     struct simdisk *disk = test_container(9, s);
 
-    test_set_refcount_order(disk, 6);
+    test_set_refcount_order(simdisk_file(disk), 6);
     return disk;
 }
 
@@ -112,7 +112,7 @@ static struct simdisk *blocks(uint64_t s)
     struct container_txn *t;
     struct error e;
 
-    test_set_refcount_order(disk, 6);
+    test_set_refcount_order(simdisk_file(disk), 6);
     struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
     OK(container_begin(c, &t, &e), e);
     OK(container_txn_add(t, 9000, "ballast", 512, UINT64_C(8) * 4096 * 350, &e), e);

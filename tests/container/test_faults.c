@@ -20,7 +20,7 @@ static struct simdisk *make_wide(uint64_t s)
 {
     struct simdisk *disk = test_container(9, s);
 
-    test_set_refcount_order(disk, 6);
+    test_set_refcount_order(simdisk_file(disk), 6);
     return disk;
 }
 

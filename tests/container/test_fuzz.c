@@ -92,7 +92,7 @@ static void random_bytes(void **state)
         if (sealed) {
             at = places[simdisk_random(&random) % 7] + simdisk_random(&random) % 128;
             bytes[at] = (uint8_t)simdisk_random(&random);
-            hostile_seal(bytes, size);
+            layout_seal(bytes, size);
         }
         right_or_damaged(disk, sealed, what);
         simdisk_free(disk);

@@ -67,22 +67,23 @@ static const struct corruption corruptions[] = {
     {"autoclear bit gone", NULL, 88, 8, 0, SOUND, SOUND},
     {"refcount_order 7", NULL, 96, 4, 7, MIRROR, REFUSED},
     {"header_length 112", NULL, 100, 4, 112, MIRROR, REFUSED},
-    {"header_length 128", NULL, 100, 4, 128, MIRROR, REFUSED},
+    {"header_length 128", NULL, 100, 4, 128, MIRROR, MIRROR},
     {"header_length 4096", NULL, 100, 4, 4096, MIRROR, REFUSED},
     {"number of bitmaps", NULL, 104, 4, 2, MIRROR, SOUND},
     {"offset of bitmaps", NULL, 108, 8, 5, MIRROR, SOUND},
     {"extension type", NULL, 120, 4, 0x424d4151, MIRROR, MIRROR},
     {"extension length", NULL, 124, 4, 0xffffffff, MIRROR, REFUSED},
     {"extension length 120", NULL, 124, 4, 120, MIRROR, REFUSED},
-    {"no end of extensions", NULL, 256, 4, 7, MIRROR, REFUSED},
+    {"an empty extension where they ended", NULL, 256, 4, 7, MIRROR, SOUND},
 
-    {"state misaligned", &at_private, 0, 8, 1, MIRROR, REFUSED},
+    {"state misaligned", &at_private, 0, 8, 1, MIRROR, STATE},
     {"state far out", &at_private, 0, 8, UINT64_MAX & ~UINT64_C(511), MIRROR, STATE},
-    {"state in the header", &at_private, 0, 8, 0, MIRROR, REFUSED},
-    {"state in the mirror", &at_private, 0, 8, 3 * CLUSTER, MIRROR, REFUSED},
+    {"state in the header", &at_private, 0, 8, 0, MIRROR, STATE},
+    {"state in the mirror", &at_private, 0, 8, 3 * CLUSTER, MIRROR, STATE},
     {"state empty", &at_private, 8, 8, 0, MIRROR, STATE},
     {"state too long", &at_private, 8, 8, UINT64_MAX, MIRROR, STATE},
     {"state shorter", &at_private, 8, 8, 79, MIRROR, STATE},
+    {"state in a refcount block", &at_private, 0, 8, 2 * CLUSTER, MIRROR, STATE},
     {"mirror misaligned", &at_private, 16, 8, 3 * CLUSTER + 8, MIRROR, REFUSED},
     {"mirror far out", &at_private, 16, 8, UINT64_C(1) << 40, MIRROR, REFUSED},
     {"mirror in the header", &at_private, 16, 8, 0, MIRROR, REFUSED},
@@ -255,7 +256,7 @@ static void one_corruption(const struct corruption *k, bool sealed)
         bytes[at + i] = (uint8_t)(k->value >> (8 * (k->bytes - 1 - i)));
     }
     if (sealed) {
-        hostile_seal(bytes, size);
+        layout_seal(bytes, size);
     }
     uint8_t *before = test_malloc(size);
     memcpy(before, bytes, size);
@@ -326,7 +327,7 @@ static void shared_clusters(void **state)
 
     (void)state;
     memcpy(bytes + at_l1[0] + 22 * 8, bytes + at_l1[1] + 22 * 8, 8);
-    hostile_seal(bytes, size);
+    layout_seal(bytes, size);
     assert_true(test_check(disk, false).corruptions >= 2);
     struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
     (void)hostile_digest(c, 0, &good);
@@ -407,6 +408,121 @@ static void damage_heals(void **state)
     }
 }
 
+/* An entry that says it has no bits has none to replace, but is not sound for that. */
+static void renaming_heals_nothing(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    struct container_txn *t;
+    struct error e;
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+    bool good;
+
+    (void)state;
+    store_be32(bytes + at_table + TABLE_L1_ENTRIES, 0);
+    layout_seal(bytes, size);
+    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+    (void)hostile_digest(c, 0, &good);
+    assert_false(good);
+    OK(container_begin(c, &t, &e), e);
+    OK(container_txn_update(t, 1, "d/new", 0, &e), e);
+    OK(test_commit(t, "x", &e), e);
+    (void)hostile_digest(c, 0, &good);
+    assert_false(good);
+    container_close(c);
+    c = test_open(disk, 0);
+    (void)hostile_digest(c, 0, &good);
+    assert_false(good);
+    container_close(c);
+    simdisk_free(disk);
+}
+
+/* New bits under a name that no bitmap can have are damaged until it has another. */
+static void a_bad_name_is_healed_by_a_good_one(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    struct container_bitmap_info b;
+    struct container_txn *t;
+    struct error e;
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+
+    (void)state;
+    bytes[at_table + TABLE_NAME + 1] = '\0';
+    layout_seal(bytes, size);
+    for (unsigned round = 0; round < 2; round++) {
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        container_bitmap_get(c, 0, &b);
+        assert_non_null(b.damage);
+        OK(container_begin(c, &t, &e), e);
+        OK(container_txn_update(t, 1, round ? "d/new" : NULL, 0, &e), e);
+        for (uint32_t i = 0; i < 70; i++) {
+            OK(container_txn_zero(t, 1, i, &e), e);
+        }
+        OK(test_commit(t, "x", &e), e);
+        container_bitmap_get(c, 0, &b);
+        assert_int_equal(b.damage != NULL, round == 0);
+        container_close(c);
+    }
+    struct container_check_report report = test_check(disk, true);
+    assert_int_equal(report.corruptions + report.leaks, 0);
+    simdisk_free(disk);
+}
+
+/* What was lost once may name clusters that others have had since. */
+static void lost_tables_spoil_nobody(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+
+    (void)state;
+    store_le32(bytes + at_state + STATE_HEADER_BYTES + STATE_ENTRY_FLAGS, STATE_ENTRY_LOST);
+    store_be64(bytes + at_l1[0], at_bits); /* of bitmap 1 */
+    store_be64(bytes + at_l1[0] + 8, at_l1[2]);
+    layout_seal(bytes, size);
+    for (unsigned round = 0; round < 2; round++) {
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        struct error e;
+        for (uint32_t i = 0; i < N; i++) {
+            bool good;
+            uint64_t digest = hostile_digest(c, i, &good);
+            assert_int_equal(good, i > 0);
+            assert_true(i == 0 || digest == digests[i]);
+        }
+        OK(test_commit_state(c, "the payload", &e), e);
+        container_close(c);
+    }
+    simdisk_free(disk);
+}
+
+/* The table's offset leads to where the blob is, and there is something like an entry. */
+static void a_table_in_the_blob(void **state)
+{
+    struct simdisk *disk = simdisk_from(image, image_bytes, seed);
+    struct container_info info;
+    uint64_t size;
+    uint8_t *bytes = simdisk_bytes(disk, &size);
+
+    (void)state;
+    bytes[at_private + PRIVATE_UUID] = 0; /* copied into the blob: the length of the name, … */
+    bytes[at_private + PRIVATE_UUID + 1] = 5;
+    memset(bytes + at_private + PRIVATE_UUID + 2, 'n', 5); /* … and the name */
+    store_be64(bytes + at_private + PRIVATE_FIELDS + 4, at_state);
+    layout_seal(bytes, size);
+    assert_true(test_check(disk, false).corruptions > 0);
+    for (unsigned round = 0; round < 2; round++) {
+        struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
+        struct error e;
+        container_get_info(c, &info);
+        assert_int_equal(info.state_damage[0] != '\0', round == 0);
+        assert_int_equal(info.bitmaps, 0);
+        OK(test_commit_state(c, "x", &e), e);
+        container_close(c);
+    }
+    simdisk_free(disk);
+}
+
 /* Bits that look like a mirror do not make the search believe them. */
 static void forged_mirror(void **state)
 {
@@ -464,8 +580,14 @@ static void strangers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(corruption_table), cmocka_unit_test(shared_clusters),
-        cmocka_unit_test(damage_heals),     cmocka_unit_test(forged_mirror),
+        cmocka_unit_test(corruption_table),
+        cmocka_unit_test(shared_clusters),
+        cmocka_unit_test(damage_heals),
+        cmocka_unit_test(renaming_heals_nothing),
+        cmocka_unit_test(a_bad_name_is_healed_by_a_good_one),
+        cmocka_unit_test(lost_tables_spoil_nobody),
+        cmocka_unit_test(a_table_in_the_blob),
+        cmocka_unit_test(forged_mirror),
         cmocka_unit_test(strangers),
     };
 

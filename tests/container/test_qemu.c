@@ -126,7 +126,7 @@ static void steps_and_refcount_widths(void **state)
     (void)state;
     for (uint32_t order = 0; order <= 6; order += 2) {
         struct simdisk *disk = test_container(9, 1);
-        test_set_refcount_order(disk, order);
+        test_set_refcount_order(simdisk_file(disk), order);
         struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
         for (unsigned step = 1; step <= SCRIPT_STEPS; step++) {
             OK(script_step(c, step, &e), e);

@@ -130,13 +130,13 @@ static void mirror_older(void)
 static void mirror_in_a_bitmap(void)
 {
     store_be64(b + HEADER_BYTES + 8 + PRIVATE_MIRROR_OFFSET, at_bits);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void reserved_flags(void)
 {
     b[HEADER_BYTES + 8 + PRIVATE_FLAGS] = 0x80;
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void bits_damaged(void)
@@ -154,7 +154,7 @@ static void tail_bits(void)
     /* … of the last cluster that has any: its CRC is made right. */
     uint32_t n = load_le32(b + at_state + STATE_HEADER_BYTES + STATE_ENTRY_CRCS);
     store_le32(b + at + 4 * (n - 1), crc32c(0, b + cluster, CLUSTER));
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void l1_crc(void)
@@ -165,38 +165,38 @@ static void l1_crc(void)
 static void l1_reserved(void)
 {
     b[at_l1[1]] |= 0x40;
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void l1_misaligned(void)
 {
     store_be64(b + at_table + TABLE_L1_OFFSET, at_l1[0] + 8);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void l1_entries(void)
 {
     store_be32(b + at_table + TABLE_L1_ENTRIES, 69);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void impossible_size(void)
 {
     store_be64(b + at_table + TABLE_SECTORS, UINT64_MAX);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void granularity(void)
 {
     store_be32(b + at_table + TABLE_GRANULARITY, 1000);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 /* The first bitmap names a cluster of the second: CRCs tell whose it is. */
 static void cluster_shared(void)
 {
     memcpy(b + at_l1[0], b + at_l1[1], 8);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 /* Both have the same bits there, so both are right. */
@@ -207,32 +207,32 @@ static void cluster_shared_alike(void)
            b + at_state + STATE_HEADER_BYTES + STATE_ENTRY_BYTES +
                (STATE_ENTRY_BYTES + 4u * load_le32(b + at_state + STATE_HEADER_BYTES + 16)),
            4);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void cluster_in_l1(void)
 {
     store_be64(b + at_l1[0], at_l1[1]);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void name_twice(void)
 {
     uint32_t entry = (TABLE_NAME + 3 + 7) & ~7u;
     b[at_table + entry + TABLE_NAME + 2] = b[at_table + TABLE_NAME + 2];
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void name_with_nul(void)
 {
     b[at_table + TABLE_NAME + 1] = 0;
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void no_name(void)
 {
     store_be16(b + at_table + TABLE_NAME_LENGTH, 0);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void blob_destroyed(void)
@@ -243,7 +243,7 @@ static void blob_destroyed(void)
 static void blob_out_of_file(void)
 {
     store_be64(b + HEADER_BYTES + 8, UINT64_C(1) << 40);
-    hostile_seal(b, image_bytes);
+    layout_seal(b, image_bytes);
 }
 
 static void table_destroyed(void)
@@ -266,7 +266,8 @@ static const struct {
     {"refcount table", refcount_table_destroyed, "corruption: refcount table entry", NULL, 7,
      false},
     {"refcount table over bits", refcount_table_over_bits, "use by something else", NULL, 7, false},
-    {"refcount table over L1", refcount_table_over_l1, "use by something else", NULL, 7, false},
+    {"refcount table over L1", refcount_table_over_l1, "in use by another structure", NULL, 7,
+     false},
     {"refcount table far out", refcount_table_out_of_file, "within the file's", NULL, 7, false},
     {"header fields", header_fields, "nb_dirty_bitmaps and dirty_bitmaps_offset", NULL, 7, false},
     {"header", header_destroyed, "corruption: header at offset 0: it is damaged", NULL, 7, false},

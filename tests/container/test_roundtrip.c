@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What is written is read back: every cluster size, bitmaps whose bits end in
- * the middle of a byte, a cluster or an L1 table's cluster, every refcount
- * width, growth of everything that grows, names, sizes, foreign entries, and
- * the limits.
+ * What is written is read back: steps of all kinds in every refcount width,
+ * growth of everything that grows, names, sizes, foreign entries and extensions,
+ * and what is refused.  test_geometry.c has the shapes, test_limits.c the limits.
  */
 #include "tests/container/script.h"
 
@@ -12,132 +11,13 @@
 
 static uint64_t seed;
 
-/* Bytes of cluster @index as the test wrote them: 0, or a pattern cut at the bitmap's end. */
-static size_t expected_bytes(uint64_t granules, uint32_t cluster_bits, uint32_t index,
-                             uint32_t generation, uint8_t *buffer)
-{
-    uint64_t per_cluster = UINT64_C(8) << cluster_bits, before = index * per_cluster;
-    uint64_t bits = granules - before < per_cluster ? granules - before : per_cluster;
-    size_t bytes = (size_t)((bits + 7) / 8);
-
-    memset(buffer, 0, (size_t)1 << cluster_bits);
-    test_pattern(buffer, bytes, granules, index, generation);
-    if (bits % 8) {
-        buffer[bytes - 1] &= (uint8_t)((1u << (bits % 8)) - 1);
-        buffer[bytes - 1] |= 1;
-    }
-    return bytes;
-}
-
-static void verify(struct container *c, uint64_t id, uint64_t granules, uint32_t cluster_bits,
-                   const uint32_t *generations)
-{
-    uint8_t *expected = test_malloc((size_t)1 << cluster_bits);
-    uint8_t *found = test_malloc((size_t)1 << cluster_bits);
-    struct container_bitmap_info info;
-    struct error error;
-    uint32_t index, allocated = 0;
-
-    assert_int_equal(container_bitmap_find(c, id, &index), 0);
-    container_bitmap_get(c, index, &info);
-    assert_null(info.damage);
-    for (uint32_t i = 0; i < info.l1_entries; i++) {
-        enum container_cluster_kind kind;
-        memset(found, 0, (size_t)1 << cluster_bits);
-        OK(container_bitmap_read(c, index, i, found, &kind, &error), error);
-        assert_int_equal(kind, generations[i] ? CONTAINER_DATA : CONTAINER_ZEROS);
-        if (generations[i]) {
-            (void)expected_bytes(granules, cluster_bits, i, generations[i], expected);
-            assert_memory_equal(found, expected, (size_t)1 << cluster_bits);
-            allocated++;
-        }
-    }
-    assert_int_equal(info.allocated_clusters, allocated);
-    test_free(expected);
-    test_free(found);
-}
-
-static void one_geometry(uint32_t cluster_bits, uint64_t granules, uint32_t granularity)
-{
-    uint64_t per_cluster = UINT64_C(8) << cluster_bits;
-    uint32_t entries = (uint32_t)((granules + per_cluster - 1) / per_cluster);
-    uint32_t *generations = test_calloc(entries, sizeof *generations);
-    uint8_t *bits = test_malloc((size_t)1 << cluster_bits);
-    struct simdisk *disk = test_container(cluster_bits, seed);
-    struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
-    uint64_t sectors = granules * (granularity / 512) - (granularity > 512);
-    uint64_t random = seed;
-    struct error error;
-
-    for (uint32_t generation = 1; generation <= 3; generation++) {
-        struct container_txn *txn;
-        OK(container_begin(c, &txn, &error), error);
-        if (generation == 1) {
-            OK(container_txn_add(txn, 9, "drive/name", granularity, sectors, &error), error);
-        }
-        for (unsigned i = 0; i < 6; i++) {
-            uint32_t at = i == 0   ? 0
-                          : i == 1 ? entries - 1
-                                   : (uint32_t)(simdisk_random(&random) % entries);
-            if (i == 5) {
-                OK(container_txn_zero(txn, 9, at, &error), error);
-                generations[at] = 0;
-            } else {
-                size_t n = expected_bytes(granules, cluster_bits, at, generation, bits);
-                OK(container_txn_write(txn, 9, at, bits, n, &error), error);
-                generations[at] = generation;
-            }
-        }
-        OK(test_commit(txn, "x", &error), error);
-        verify(c, 9, granules, cluster_bits, generations);
-    }
-    container_close(c);
-    c = test_open(disk, 0);
-    struct container_bitmap_info info;
-    container_bitmap_get(c, 0, &info);
-    assert_int_equal(info.id, 9);
-    assert_string_equal(info.name, "drive/name");
-    assert_int_equal(info.granularity, granularity);
-    assert_int_equal(info.sectors, sectors);
-    assert_int_equal(info.l1_entries, entries);
-    verify(c, 9, granules, cluster_bits, generations);
-    container_close(c);
-    assert_true(simdisk_closed(disk));
-    struct container_check_report report = test_check(disk, true);
-    assert_int_equal(report.corruptions + report.leaks, 0);
-    simdisk_free(disk);
-    test_free(bits);
-    test_free(generations);
-}
-
-static void every_cluster_size(void **state)
-{
-    (void)state;
-    for (uint32_t bits = CONTAINER_CLUSTER_BITS_MIN; bits <= CONTAINER_CLUSTER_BITS_MAX; bits++) {
-        uint64_t per_cluster = UINT64_C(8) << bits;
-        one_geometry(bits, 1, 512);
-        one_geometry(bits, 13, 65536);
-        if (bits <= 16) { /* the larger ones are slow to copy, and no different */
-            one_geometry(bits, per_cluster, 512);
-        }
-        one_geometry(bits, per_cluster + 1, 4096);
-        if (bits <= 12) { /* an L1 table of one cluster, and one of more */
-            uint64_t per_table = per_cluster * ((UINT64_C(1) << bits) / 8);
-            one_geometry(bits, per_table, 512);
-            one_geometry(bits, per_table + 1, 2048);
-            one_geometry(bits, per_table * 3 - 5, 512);
-        }
-    }
-    one_geometry(9, (UINT64_C(512) << 20) * 8, 512); /* the largest bitmap */
-}
-
 static void every_refcount_width(void **state)
 {
     (void)state;
     for (uint32_t order = 0; order <= 6; order++) {
         struct simdisk *disk = test_container(9, seed);
         struct error error;
-        test_set_refcount_order(disk, order);
+        test_set_refcount_order(simdisk_file(disk), order);
         struct container *c = test_open(disk, CONTAINER_OPEN_WRITE);
         struct container_info info;
         container_get_info(c, &info);
@@ -275,15 +155,12 @@ static void refusals(void **state)
     struct container_txn *t;
     struct error e;
     uint8_t bits[1024] = {0xff, 0xff};
-    char long_name[CONTAINER_NAME_BYTES_MAX + 2];
 
     (void)state;
-    memset(long_name, 'x', sizeof long_name - 1);
-    long_name[sizeof long_name - 1] = '\0';
     OK(container_begin(c, &t, &e), e);
     OK(container_txn_add(t, 1, "a/b", 512, 10, &e), e);
     OK(container_txn_add(t, 2, "a/c", 512, 10, &e), e);
-    OK(container_txn_add(t, 3, long_name + 1, 512, 10, &e), e);
+    OK(container_txn_add(t, 3, "a/e", 512, 10, &e), e);
     OK(test_commit(t, "x", &e), e);
     uint64_t digest = test_digest(c);
 
@@ -301,12 +178,9 @@ static void refusals(void **state)
     REFUSED(-EEXIST, container_txn_add(t, 9, "a/b", 512, 10, &e));
     REFUSED(-EINVAL, container_txn_add(t, 0, "a/d", 512, 10, &e));
     REFUSED(-EINVAL, container_txn_add(t, 9, "", 512, 10, &e));
-    REFUSED(-EINVAL, container_txn_add(t, 9, long_name, 512, 10, &e));
     REFUSED(-EINVAL, container_txn_add(t, 9, "a/d", 511, 10, &e));
-    REFUSED(-EINVAL, container_txn_add(t, 9, "a/d", 256, 10, &e));
     REFUSED(-EINVAL, container_txn_add(t, 9, "a/d", 512, 0, &e));
     REFUSED(-EINVAL, container_txn_add(t, 9, "a/d", 512, UINT64_MAX, &e));
-    REFUSED(-EINVAL, container_txn_add(t, 9, "a/d", 512, (UINT64_C(1) << 32) + 1, &e));
     REFUSED(-EEXIST, container_txn_update(t, 1, "a/c", 0, &e));
     REFUSED(-ENOENT, container_txn_update(t, 4, "a/d", 0, &e));
     REFUSED(-EINVAL, container_txn_update(t, 1, NULL, UINT64_MAX, &e));
@@ -320,17 +194,12 @@ static void refusals(void **state)
     REFUSED(-EINVAL, container_txn_write(t, 1, 0, bits, 513, &e));
 #undef REFUSED
 
-    /* Two at a time, a sequence that goes back, a payload too large, a reader. */
+    /* Two at a time, a sequence that goes back, a reader. */
     struct container_txn *second;
     OK(container_begin(c, &t, &e), e);
     assert_int_equal(container_begin(c, &second, &e), -EINVAL);
     struct container_commit_options options = {.applied_seq = 6};
     assert_int_equal(container_commit(t, &options, NULL, &e), -EINVAL);
-    container_abort(t);
-    OK(container_begin(c, &t, &e), e);
-    options = (struct container_commit_options){
-        .applied_seq = 7, .state = bits, .state_bytes = CONTAINER_STATE_BYTES_MAX + 1};
-    assert_int_equal(container_commit(t, &options, NULL, &e), -EFBIG);
     container_close(c); /* with a transaction open */
     c = test_open(disk, 0);
     assert_int_equal(test_digest(c), digest);
@@ -487,7 +356,6 @@ static void foreign_extensions_are_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_cluster_size),
         cmocka_unit_test(every_refcount_width),
         cmocka_unit_test(grows_past_a_refcount_table_cluster),
         cmocka_unit_test(freed_clusters_are_used_again),

@@ -383,6 +383,42 @@ static void process_crash_drives_do_not_outlive_a_reboot(void **state)
     harness_deinit(&harness);
 }
 
+static void a_journal_that_cannot_be_read_is_waited_for(void **state)
+{
+    (void)state;
+    struct harness harness;
+    char path[160], aside[160];
+    harness_init(&harness);
+    (void)snprintf(path, sizeof path, "%s.0", harness.journal);
+    (void)snprintf(aside, sizeof aside, "%s.aside", harness.journal);
+    harness_crash_after(&harness, harness_fill);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(rename(path, aside), 0);
+        assert_int_equal(mkdir(path, 0700), 0);
+        assert_int_equal(harness_try_open(&harness, 0), -EINVAL);
+        assert_non_null(strstr(harness.error.text, "journal.0"));
+        assert_non_null(strstr(harness.error.text, "--distrust"));
+        if (round == 0) {
+            /* It is there again, and so is everything. */
+            assert_int_equal(rmdir(path), 0);
+            assert_int_equal(rename(aside, path), 0);
+            harness_open(&harness);
+            harness_check_filled(&harness);
+            assert_int_equal(harness_close(&harness), 0);
+            harness_crash_after(&harness, mark_more);
+        }
+    }
+    assert_int_equal(harness_try_open(&harness, MODEL_DISTRUST), 0);
+    assert_int_equal(harness_bitmap(&harness, "vm1/a")->validity, VALIDITY_UNKNOWN);
+    assert_int_equal(harness_close(&harness), 0);
+    /* What was in the way was set aside, not deleted. */
+    char command[400];
+    (void)snprintf(command, sizeof command, "rmdir %s.0.damaged-* && rm -f %s.1.damaged-*",
+                   harness.journal, harness.journal);
+    assert_int_equal(system(command), 0);
+    harness_deinit(&harness);
+}
+
 /* More than both segments hold: the container has to cover them on the way. */
 static void mark_a_lot(struct harness *harness)
 {
@@ -487,6 +523,7 @@ int main(void)
         cmocka_unit_test(writers_are_replayed_whatever_they_did),
         cmocka_unit_test(a_lost_journal_is_a_verdict),
         cmocka_unit_test(a_damaged_journal_is_set_aside),
+        cmocka_unit_test(a_journal_that_cannot_be_read_is_waited_for),
         cmocka_unit_test(process_crash_drives_do_not_outlive_a_reboot),
         cmocka_unit_test(a_full_journal_is_written_back),
         cmocka_unit_test(no_room_anywhere),

@@ -43,8 +43,8 @@ def hello(magic=0x44504d42, low=1, high=1, name="test"):
     return struct.pack("<IHHQ", magic, low, high, 0) + text(name)
 
 
-def drive_add(name, size, path="", request=NONE):
-    return request + text(name) + text(path) + struct.pack("<QBI", size, 0, 0)
+def drive_add(name, size, path="", request=NONE, durability=0):
+    return request + text(name) + text(path) + struct.pack("<QBI", size, durability, 0)
 
 
 def bitmap_create(name, granularity=0, flags=0, request=NONE):
@@ -172,17 +172,20 @@ class Daemon:
         if not self.given:
             shutil.rmtree(self.directory)
 
-    def start(self, **kwargs):
+    def spawn(self, **kwargs):
         self.log = open(os.path.join(self.directory, "log"), "ab")
         self.process = subprocess.Popen(self.arguments, stdout=subprocess.DEVNULL,
                                         stderr=self.log, **kwargs)
-        for _ in range(500):
+
+    def start(self, **kwargs):
+        self.spawn(**kwargs)
+        for _ in range(2000):
             try:
                 Client(self.socket).close()
                 return
             except (FileNotFoundError, ConnectionRefusedError):
                 assert self.process.poll() is None, self.messages()
-                time.sleep(0.02)
+                time.sleep(0.005)
         raise AssertionError("the daemon does not listen: " + self.messages())
 
     def messages(self):
