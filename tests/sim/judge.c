@@ -108,14 +108,16 @@ static void judge_bitmap(const struct trial *trial, unsigned d, unsigned b,
         }
         return;
     }
-    if (shadow->gap && shadow->gap <= promised(trial) && !bitmap->gap && !trial->damaged) {
+    /* Between a failed sync and the verdict, written marks of process-crash drives hang on a cache
+     * that need not have them; and so do the gaps that they make. */
+    bool marks_promised = d == 0 || !simdir_sync_failed(trial->world->process.dir);
+    if (marks_promised && shadow->gap && shadow->gap <= promised(trial) && !bitmap->gap &&
+        !trial->damaged) {
         broken(trial, d, b, "the gap is forgotten", 0);
     }
     for (unsigned s = 0; s < SPOTS; s++) {
         bool dirty = bitmap_test_all(bitmap->bits, s * SPOT_STRIDE, 512);
-        /* Between a failed sync and the verdict, written marks of process-crash drives hang on a
-         * cache that need not have them. */
-        if (d == 0 || !simdir_sync_failed(trial->world->process.dir)) {
+        if (marks_promised) {
             judge_spot(trial, &shadow->spots[s], d, bitmap, b, s, dirty);
         }
         dirty_granules += dirty;
