@@ -280,7 +280,7 @@ static int check_size(struct disk *d)
     return 0;
 }
 
-/* For load_overlap(): what is in the same cluster as one of these cannot be told from it. */
+/* For load_in_disk(): what of ours is in one of these has made way for it. */
 static void mark_refcounts(struct container *c)
 {
     const struct refcounts *rc = &c->refcounts;

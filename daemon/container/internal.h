@@ -319,12 +319,10 @@ uint64_t blob_bytes(struct entry *const *entries, uint32_t n, size_t payload_byt
 
 /* ---- the container ---- */
 
-#define DISK_REFS_META (UINT32_C(1) << 31) /* a structure that has the cluster to itself */
-#define DISK_REFS_L2   (UINT32_C(1) << 30) /* an L2 table; may be in several L1 tables */
-#define DISK_REFS_REFCOUNTS                                               \
-    (UINT32_C(1) << 29) /* refcount table or block, which is no reference \
-                         */
-#define DISK_REFS_COUNT (DISK_REFS_REFCOUNTS - 1) /* stays there when there are more */
+#define DISK_REFS_META      (UINT32_C(1) << 31) /* a structure that has the cluster to itself */
+#define DISK_REFS_L2        (UINT32_C(1) << 30) /* an L2 table; may be in several L1 tables */
+#define DISK_REFS_REFCOUNTS (UINT32_C(1) << 29) /* refcount table or block; not a reference */
+#define DISK_REFS_COUNT     (DISK_REFS_REFCOUNTS - 1) /* stays there when there are more */
 
 struct container {
     struct file *file;
@@ -573,8 +571,7 @@ int load_bitmaps(struct container *container, struct load_sink *sink, uint64_t f
 bool load_claimable(const struct container *container, struct load_sink *sink, uint64_t file_bytes,
                     const char *what, uint64_t offset, uint64_t bytes, struct error *why);
 void load_reference(struct container *container, uint64_t offset, uint64_t bytes);
-/* Two structures are in one cluster. */
-void load_overlap(const struct container *container, struct load_sink *sink, uint64_t cluster);
+void load_overlap(struct load_sink *sink); /* two structures are in one cluster */
 void load_state_damaged(struct container *container, struct load_sink *sink, const char *why);
 /* -EBADMSG, or 1 when the sink took it and the caller is to go on without what is wrong. */
 int load_problem(struct load_sink *sink, struct error *error, const char *format, ...)

@@ -59,11 +59,10 @@ int load_problem(struct load_sink *sink, struct error *error, const char *format
     return 1;
 }
 
-void load_overlap(const struct container *c, struct load_sink *sink, uint64_t cluster)
+void load_overlap(struct load_sink *sink)
 {
     if (sink) {
         sink->overlap = true;
-        sink->refcounts_broken |= c->disk_refs && (c->disk_refs[cluster] & DISK_REFS_REFCOUNTS);
     }
 }
 
@@ -89,10 +88,12 @@ static bool load_placed(const struct container *c, uint64_t file_bytes, const ch
     return true;
 }
 
-/* So early in a load, only clusters of the disk are pinned. */
+/* Refcounts of an image with a disk are QEMU's too: it may have made them anew, where ours was.
+ * So early in a load, only clusters of the disk are pinned. */
 static bool of_disk(const struct container *c, uint64_t cluster)
 {
-    return c->disk_refs && c->space.refs[cluster] == REFS_PINNED;
+    return c->disk_refs &&
+           (c->space.refs[cluster] == REFS_PINNED || (c->disk_refs[cluster] & DISK_REFS_REFCOUNTS));
 }
 
 bool load_claimable(const struct container *c, struct load_sink *sink, uint64_t file_bytes,
@@ -105,7 +106,7 @@ bool load_claimable(const struct container *c, struct load_sink *sink, uint64_t 
     uint64_t count = clusters_for(bytes, c->header.cluster_bits);
     for (uint64_t i = start; i < start + count; i++) {
         if (c->space.refs[i] != 0) {
-            load_overlap(c, sink, i);
+            load_overlap(sink);
             (void)error_set(why, -EBADMSG,
                             "%s at offset %" PRIu64 ": found cluster %" PRIu64
                             " in use by %s, expected it free",

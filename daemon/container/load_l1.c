@@ -218,7 +218,7 @@ static void entry_check_overlap(struct load *l, struct entry *e)
     for (uint64_t i = run.start; i < run.start + run.count; i++) {
         if (c->space.refs[i] > 1) {
             e->shared = true;
-            load_overlap(c, l->sink, i);
+            load_overlap(l->sink);
             load_damaged(l, e,
                          "L1 table at offset %" PRIu64 ": found cluster %" PRIu64
                          " in use by something else too",
@@ -230,7 +230,7 @@ static void entry_check_overlap(struct load *l, struct entry *e)
         uint32_t cluster = e->slots[i].where & SLOT_CLUSTER;
         if (cluster && c->space.refs[cluster] > 1) {
             e->shared = true;
-            load_overlap(c, l->sink, cluster);
+            load_overlap(l->sink);
             load_damaged(l, e,
                          "L1 entry %" PRIu32 " at offset %" PRIu64 ": found cluster %" PRIu32
                          " in use by something else too",

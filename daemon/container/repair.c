@@ -381,9 +381,9 @@ static int check_disk(const struct load_sink *found, struct error *error)
     }
     return error_set(
         error, -ENOTSUP,
-        "the image has a disk of its own, and %s are damaged: that is for 'qemu-img check -r "
-        "all FILE' to repair, which frees all clusters of our bitmaps; they count as "
-        "unknown then",
+        "the image has a disk of its own, and %s are damaged: what can be repaired of that, "
+        "'qemu-img check -r all FILE' repairs; it frees all clusters of our bitmaps, which count "
+        "as unknown then",
         what);
 }
 

@@ -26,7 +26,7 @@ static struct places {
     uint64_t header; /* 0 */
     uint64_t cluster;
     uint64_t l1, l2, l2_of_snapshot, snapshots, l1_of_snapshot;
-    uint64_t refcount_block;
+    uint64_t refcount_table, refcount_block;
     uint64_t bitmaps_extension, directory, bitmap_table;
     uint64_t mirror, blob, table, our_l1, bits;
     uint64_t file;
@@ -64,6 +64,7 @@ static struct simdisk *make(const char *name)
         at.l1_of_snapshot = load_be64(b + at.snapshots);
         at.l2_of_snapshot = load_be64(b + at.l1_of_snapshot) & DISK_OFFSET_MASK;
     }
+    at.refcount_table = c->refcounts.table_offset;
     at.refcount_block = c->refcounts.blocks[0].offset;
     const struct extension *x = header_extension(&c->header, EXTENSION_BITMAPS);
     if (x) {
@@ -257,6 +258,72 @@ static void look(struct container *c, const char *what, enum outcome outcome)
     }
 }
 
+static void show(void *opaque, bool corruption, const char *text)
+{
+    printf("%s: %s: %s\n", (const char *)opaque, corruption ? "corruption" : "leak", text);
+}
+
+static void count_losses(void *opaque, const char *text)
+{
+    (void)text;
+    ++*(unsigned *)opaque;
+}
+
+/* Which clusters are the disk's, as an open finds them. */
+static uint8_t *disk_map(struct simdisk *disk, uint64_t *ret_clusters)
+{
+    struct container *c = test_open(disk, 0);
+    uint8_t *map = test_malloc(c->space.clusters);
+
+    memcpy(map, c->space.refs, c->space.clusters);
+    *ret_clusters = c->space.clusters;
+    container_close(c);
+    return map;
+}
+
+/* What is wrong with ours is put right (bits that are where the disk has come to be may
+ * be whole), what is wrong with the disk is left to those who can; and
+ * never is a byte of it, or a count, another one. */
+static void one_repair(const struct corruption *k, const uint8_t *bytes, uint64_t size)
+{
+    struct simdisk *disk = simdisk_from(bytes, size, seed);
+    struct container_repair_report report;
+    unsigned losses = 0;
+    struct container_repair_calls calls = {.lost = count_losses, .opaque = &losses};
+    struct error e = {{0}};
+    uint64_t clusters;
+
+    int r = container_repair(simdisk_file(disk), &calls, &report, &e);
+    if (k->outcome == REFUSED) {
+        assert_true(r == -EBADMSG || r == -ENOTSUP);
+        assert_true(r == -EBADMSG || strstr(e.text, "qemu-img check -r all"));
+        assert_int_equal(simdisk_changes(disk), 0);
+        simdisk_free(disk);
+        return;
+    }
+    OK(r, e);
+    if ((report.left.corruptions > 0) != (k->outcome == COUNT) ||
+        (losses > 0 && k->outcome != DAMAGE) != (k->outcome == STATE)) {
+        (void)container_check(simdisk_file(disk), show, (void *)(uintptr_t)k->what, &report.left,
+                              &e);
+        fail_msg("%s: the repair leaves %u corruptions and %u losses", k->what,
+                 (unsigned)report.left.corruptions, losses);
+    }
+    uint8_t *map = disk_map(disk, &clusters);
+    const uint8_t *now = simdisk_bytes(disk, &size);
+    for (uint64_t i = 1; i < clusters && i * at.cluster < at.file; i++) {
+        uint64_t n = min_u64(at.cluster, at.file - i * at.cluster);
+        if (map[i] == REFS_PINNED &&
+            (memcmp(now + i * at.cluster, bytes + i * at.cluster, n) != 0 ||
+             refcount_get(now + at.refcount_block, 4, i) !=
+                 refcount_get(bytes + at.refcount_block, 4, i))) {
+            fail_msg("%s: cluster %u of the disk is not what it was", k->what, (unsigned)i);
+        }
+    }
+    test_free(map);
+    simdisk_free(disk);
+}
+
 static void one_corruption(const struct corruption *k)
 {
     struct container_check_report report = {0};
@@ -273,6 +340,7 @@ static void one_corruption(const struct corruption *k)
     seal(disk);
     uint8_t *before = test_malloc(size);
     memcpy(before, b, size);
+    one_repair(k, before, size);
 
     int r = container_check(simdisk_file(disk), NULL, NULL, &report, &e);
     if (r != (k->base == &at.header && r != 0 ? -EBADMSG : 0)) {
@@ -330,6 +398,39 @@ static void hostile_bitmaps(void **state)
     original = make("bitmaps of QEMU's");
     for (size_t i = 0; i < sizeof of_bitmaps / sizeof of_bitmaps[0]; i++) {
         one_corruption(&of_bitmaps[i]);
+    }
+    simdisk_free(original);
+}
+
+/* Refcount structures of an image with a disk are never made from nothing.  Where they are, ours
+ * has made way. */
+static void broken_refcounts(void **state)
+{
+    static const struct corruption kinds[] = {
+        {"table entry far out", &at.refcount_table, 8, 8, UINT64_C(1) << 50, NULL, REFUSED},
+        {"table entry misaligned", &at.refcount_table, 8, 8, 1, NULL, REFUSED},
+        {"table entry: the disk's data", &at.refcount_table, 8, 8, 0, &at.free, REFUSED},
+        {"table entry: our bits", &at.refcount_table, 8, 8, 0, &at.bits, DAMAGE},
+        {"table entry: our L1 table", &at.refcount_table, 8, 8, 0, &at.our_l1, DAMAGE},
+        {"table entry: our state", &at.refcount_table, 8, 8, 0, &at.blob, STATE},
+        {"table entry: the mirror", &at.refcount_table, 8, 8, 0, &at.mirror, MIRROR},
+        {"header: no table", &at.header, 56, 4, 0, NULL, REFUSED},
+    };
+
+    (void)state;
+    original = make("snapshots");
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        uint64_t size, value = kinds[i].value + (kinds[i].plus ? *kinds[i].plus : 0);
+        uint8_t *b = simdisk_bytes(original, &size);
+        struct simdisk *disk = simdisk_from(b, size, seed);
+        b = simdisk_bytes(disk, &size);
+        for (unsigned k = 0; k < kinds[i].bytes; k++) {
+            b[*kinds[i].base + kinds[i].offset + k] =
+                (uint8_t)(value >> (8 * (kinds[i].bytes - 1 - k)));
+        }
+        seal(disk);
+        one_repair(&kinds[i], b, size);
+        simdisk_free(disk);
     }
     simdisk_free(original);
 }
@@ -470,9 +571,9 @@ static void torn_header(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hostile_disk), cmocka_unit_test(hostile_bitmaps),
-        cmocka_unit_test(random_bytes), cmocka_unit_test(no_search),
-        cmocka_unit_test(torn_header),
+        cmocka_unit_test(hostile_disk),     cmocka_unit_test(hostile_bitmaps),
+        cmocka_unit_test(broken_refcounts), cmocka_unit_test(random_bytes),
+        cmocka_unit_test(no_search),        cmocka_unit_test(torn_header),
     };
 
     if (!images_can_be_made()) {
