@@ -77,6 +77,7 @@ struct job {
     struct scene *scene;
     unsigned ran_as;
     unsigned done_as;
+    pthread_t ran_on;  /* not the scene's: the next job may run before this one's done() */
     sem_t *gate;       /* run() waits for it, when not NULL */
     unsigned resubmit; /* times that done() submits it again */
     bool closes;       /* done() closes the worker */
@@ -86,7 +87,6 @@ struct scene {
     uv_loop_t loop;
     struct worker worker;
     pthread_t loop_thread;
-    pthread_t worker_thread;
     unsigned ran;  /* worker's thread */
     unsigned done; /* loop's thread */
     unsigned closed;
@@ -112,7 +112,7 @@ static void job_run(struct work *work)
             assert_int_equal(errno, EINTR);
         }
     }
-    job->scene->worker_thread = pthread_self();
+    job->ran_on = pthread_self();
     job->ran_as = job->scene->ran++;
 }
 
@@ -122,7 +122,7 @@ static void job_done(struct work *work)
     struct scene *scene = job->scene;
 
     assert_true(pthread_equal(pthread_self(), scene->loop_thread));
-    assert_false(pthread_equal(scene->worker_thread, scene->loop_thread));
+    assert_false(pthread_equal(job->ran_on, scene->loop_thread));
     assert_int_equal(scene->closed, 0);
     job->done_as = scene->done++;
     if (job->resubmit > 0) {
@@ -143,6 +143,7 @@ static struct job *submit(struct scene *scene, unsigned index, sem_t *gate)
         .scene = scene,
         .ran_as = UINT32_MAX,
         .done_as = UINT32_MAX,
+        .ran_on = scene->loop_thread,
         .gate = gate,
     };
     worker_submit(&scene->worker, &job->work);

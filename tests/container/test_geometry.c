@@ -18,6 +18,13 @@
 #define ORDERS        (CONTAINER_REFCOUNT_ORDER_MAX + 1u)
 #define GENERATIONS   2u
 
+#ifdef __SANITIZE_ADDRESS__
+#define FAR_STEP 3u /* refcount widths: 1, 8 and 64 bits are enough to find what is out of bounds \
+                     */
+#else
+#define FAR_STEP 1u
+#endif
+
 static uint64_t seed;
 
 enum unit {
@@ -361,7 +368,7 @@ static void every_geometry_past_4_gib(void **state)
 {
     (void)state;
     for (uint32_t bits = CONTAINER_CLUSTER_BITS_MIN; bits <= CONTAINER_CLUSTER_BITS_MAX; bits++) {
-        for (uint32_t order = 0; order < ORDERS; order++) {
+        for (uint32_t order = 0; order < ORDERS; order += FAR_STEP) {
             one_geometry(bits, order, true);
         }
     }
