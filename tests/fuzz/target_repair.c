@@ -28,8 +28,9 @@ static bool repair(struct memory *m, struct container_repair_report *report)
     struct error error = {{0}};
 
     int r = container_repair(&m->file, &calls, report, &error);
-    if (r == -ENOSPC) {
-        MUST(error.text[0] != '\0'); /* what it was is still there, for a larger disk */
+    if (r == -ENOSPC || r == -EFBIG) {
+        /* No room for the result, in the file or in cluster 0: what was found is still there. */
+        MUST(error.text[0] != '\0');
         return false;
     }
     if (r < 0) {
