@@ -194,18 +194,26 @@ ORDER = [
      "    if (false) {"),
     ("container: the mirror is written before the header",
      "daemon/container/commit.c",
-     """    if (r == 0) {
-        r = write_mirror(txn, error);
+     "        r = write_mirror(txn, error);",
+     "        r = header_build(&txn->header, error);"),
+    ("container: at a start the mirror is durable before the header is written again",
+     "daemon/container/container.c",
+     """        if (r == 0) {
+            r = file_datasync(c->file);
+        }
     }
     if (r < 0) {
-        return r;
-    }""",
-     """    if (r == 0) {
-        r = header_build(&txn->header, error);
-    }
+        return error_set_errno(error, r, "cannot refresh""",
+     """    }
     if (r < 0) {
-        return r;
-    }"""),
+        return error_set_errno(error, r, "cannot refresh"""),
+    ("container: a new refcount table is written elsewhere",
+     "daemon/container/cover.c",
+     """    return txn_io_write(txn, table, bytes, run->start << rc->cluster_bits, "the refcount table",""",
+     """    bytes = min_u64(bytes, rc->table_clusters << rc->cluster_bits);
+    (void)txn_io_write(txn, table, bytes, rc->table_offset, "the refcount table", error);
+    bytes = run->count << rc->cluster_bits;
+    return txn_io_write(txn, table, bytes, run->start << rc->cluster_bits, "the refcount table","""),
     ("container: refcounts are raised before anything refers to the clusters",
      "daemon/container/commit.c",
      """    r = refcounts_write_pending(&c->refcounts, c->file, &c->space, txn->buffer, true,
