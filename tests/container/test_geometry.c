@@ -19,8 +19,9 @@
 #define GENERATIONS   2u
 
 #ifdef __SANITIZE_ADDRESS__
-#define FAR_STEP 3u /* refcount widths: 1, 8 and 64 bits are enough to find what is out of bounds \
-                     */
+#define FAR_STEP                                                                     \
+    3u /* refcount widths: 1, 8 and 64 bits are enough to find what is out of bounds \
+        */
 #else
 #define FAR_STEP 1u
 #endif
