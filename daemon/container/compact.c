@@ -16,7 +16,8 @@
  */
 #include "daemon/container/internal.h"
 
-#define ROUNDS_MAX 5u
+#define ROUNDS_MAX      8u
+#define REFCOUNT_ROUNDS 2u /* make the refcounts anew: out of the way, and back to the front */
 
 static bool free_below(const struct space *space, uint64_t cluster)
 {
@@ -38,7 +39,7 @@ static uint64_t end_of_use(const struct container *c)
 /* Whether nothing but references of ours keeps clusters in use. */
 static bool all_ours(const struct container *c)
 {
-    return header_fully_understood(&c->header) && c->state_damage[0] == '\0' &&
+    return header_fully_understood(&c->header) &&
            !memchr(c->space.refs, REFS_PINNED, c->space.clusters);
 }
 
@@ -126,7 +127,8 @@ static int move_entry(struct container_txn *txn, const struct entry *e, uint64_t
     return r;
 }
 
-static int compact_round(struct container *c, uint8_t *buffer, uint64_t *moved, struct error *error)
+static int compact_round(struct container *c, uint8_t *buffer, bool refcounts, uint64_t *moved,
+                         struct error *error)
 {
     uint64_t boundary = c->space.clusters - c->space.free;
     struct container_txn *txn;
@@ -139,7 +141,7 @@ static int compact_round(struct container *c, uint8_t *buffer, uint64_t *moved, 
     for (uint32_t i = 0; i < c->directory.n && r == 0; i++) {
         r = move_entry(txn, c->directory.entries[i], boundary, buffer, moved, error);
     }
-    if (r == 0 && all_ours(c) && (r = refcounts_anew(txn)) < 0) {
+    if (r == 0 && refcounts && all_ours(c) && (r = refcounts_anew(txn)) < 0) {
         (void)error_set_errno(error, r, "cannot make the refcounts anew");
     }
     if (r == 0) {
@@ -179,15 +181,21 @@ static int compact_loaded(struct container *c, struct container_compact_report *
                           struct error *error)
 {
     CLEANUP_FREE uint8_t *buffer = malloc(cluster_bytes(c));
-    uint64_t before = UINT64_MAX;
+    uint64_t shortest = UINT64_MAX, end;
     int r = 0;
 
     if (!buffer) {
         return error_set_errno(error, -ENOMEM, "cannot compact the container");
     }
-    for (unsigned round = 0; round < ROUNDS_MAX && end_of_use(c) < before && r == 0; round++) {
-        before = end_of_use(c);
-        r = compact_round(c, buffer, &report->moved, error);
+    /* Until there are no holes, or nothing is gained.  A round that finds too few of them for what
+     * it writes anew makes the file longer, and the one after it shorter again. */
+    for (unsigned round = 0; round < ROUNDS_MAX; round++) {
+        r = compact_round(c, buffer, round < REFCOUNT_ROUNDS, &report->moved, error);
+        end = end_of_use(c);
+        if (r < 0 || end == shortest || !free_below(&c->space, end)) {
+            break;
+        }
+        shortest = min_u64(shortest, end);
     }
     return r < 0 ? r : cut_and_punch(c, &report->punched, error);
 }

@@ -78,7 +78,8 @@ static bool load_placed(const struct container *c, uint64_t file_bytes, const ch
                         offset, size);
         return false;
     }
-    if (offset > file_bytes || bytes > file_bytes - offset) {
+    /* What has no bytes is nowhere, and its file may have been cut off there. */
+    if (bytes > 0 && (offset > file_bytes || bytes > file_bytes - offset)) {
         (void)error_set(why, -EBADMSG,
                         "%s: found offset %" PRIu64 " and length %" PRIu64
                         ", expected both within the file's %" PRIu64 " bytes",
@@ -284,7 +285,8 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
     uint64_t per_block = refcounts_per_block(rc->cluster_bits, rc->order);
     uint64_t max = rc->order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << rc->order)) - 1;
     /* What we do not follow may be what a counter stands for. */
-    bool others = !header_fully_understood(&c->header) || c->state_damage[0];
+    bool unknown = !header_fully_understood(&c->header);
+    bool others = unknown || c->state_damage[0];
     CLEANUP_FREE uint8_t *counters = malloc(size);
     struct difference d = {0};
 
@@ -335,10 +337,10 @@ static int load_compare_refcounts(struct container *c, struct load_sink *sink, s
                 rc->uncovered |= !exists;
                 refcounts_flag(rc, b, REFCOUNT_RAISE);
                 difference_add(&d, sink, cluster, have, want, disk != 0);
-            } else if (others && want == 0) {
-                if (inside) {
-                    space_mark(&c->space, cluster, 1, REFS_PINNED);
-                }
+            } else if (others && want == 0 && inside) {
+                space_mark(&c->space, cluster, 1, REFS_PINNED);
+            } else if (unknown && want == 0) {
+                /* It may be there without having been written to. */
             } else {
                 c->leaked_clusters++;
                 refcounts_flag(rc, b, REFCOUNT_LOWER);
@@ -395,7 +397,7 @@ static int load_blob(struct container *c, struct load_sink *sink, uint64_t file_
     if (!bytes) {
         return error_set_errno(error, -ENOMEM, "cannot read the state blob");
     }
-    r = file_read(c->file, bytes, p->state_bytes, p->state_offset);
+    r = p->state_bytes ? file_read(c->file, bytes, p->state_bytes, p->state_offset) : 0;
     if (r < 0) {
         return error_set_errno(error, r, "cannot read the state blob at offset %" PRIu64,
                                p->state_offset);

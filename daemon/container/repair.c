@@ -37,6 +37,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#define PASSES_MAX     2u
 #define FILL_BYTES_MIN (UINT64_C(16) << 20) /* dirty bits made for lost ones, at least */
 
 struct repair {
@@ -391,7 +392,7 @@ int container_repair(struct file *file, const struct container_repair_calls *cal
                      struct container_repair_report *ret, struct error *error)
 {
     struct load_sink found = {.found = calls->found, .opaque = calls->opaque};
-    struct load_sink left = {0};
+    struct load_sink left;
     struct repair repair = {.lost = calls->lost, .opaque = calls->opaque, .error = error};
     int r;
 
@@ -402,9 +403,11 @@ int container_repair(struct file *file, const struct container_repair_calls *cal
     if (r < 0) {
         return r;
     }
-    if (found.corruptions + found.leaks > 0) {
-        bool anew = !found.disk && (found.refcounts_broken || found.overlap);
-        r = repair_file(file, anew, &repair);
+    left = found;
+    /* What is new may have come where a counter stood that counted nothing. */
+    for (unsigned pass = 0; pass < PASSES_MAX && left.corruptions + left.leaks > 0; pass++) {
+        r = repair_file(file, !left.disk && (left.refcounts_broken || left.overlap), &repair);
+        left = (struct load_sink){0};
         if (r == 0) {
             r = check_all(file, &left, error);
         }

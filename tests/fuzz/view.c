@@ -11,6 +11,28 @@ static uint64_t mix(uint64_t digest, uint64_t value)
     return hash_id(digest ^ value);
 }
 
+static bool is_noted(const char *damage)
+{
+    return damage && strstr(damage, "lost earlier");
+}
+
+/* Bits that stand for no granule are nobody's: cleared.  False when no others are set. */
+static bool clear_tail(const struct container *c, const struct container_bitmap_info *b,
+                       uint32_t l1_index, uint8_t *bits)
+{
+    uint64_t per_cluster = cluster_bytes(c) * 8, first = l1_index * per_cluster;
+    uint64_t granules = div_round_up(b->sectors, b->granularity / 512);
+
+    for (uint64_t i = granules > first ? granules - first : 0; i < per_cluster; i++) {
+        if (i % 8 == 0) {
+            memset(bits + i / 8, 0, cluster_bytes(c) - i / 8);
+            break;
+        }
+        bits[i / 8] &= (uint8_t) ~(1u << (i % 8));
+    }
+    return !bits_clear_from(bits, cluster_bytes(c), 0);
+}
+
 static void take_bitmap(struct container *c, uint32_t index, uint8_t *buffer,
                         struct view_bitmap *ret)
 {
@@ -18,7 +40,7 @@ static void take_bitmap(struct container *c, uint32_t index, uint8_t *buffer,
     struct error error = {{0}};
 
     container_bitmap_get(c, index, &b);
-    *ret = (struct view_bitmap){.id = b.id, .good = b.damage == NULL};
+    *ret = (struct view_bitmap){.id = b.id, .good = b.damage == NULL, .noted = is_noted(b.damage)};
     ret->shape = mix(mix(hash_name(b.name, b.name_bytes), b.granularity), b.sectors);
     for (uint32_t i = 0; ret->good && i < b.l1_entries; i++) {
         enum container_cluster_kind kind;
@@ -28,7 +50,7 @@ static void take_bitmap(struct container *c, uint32_t index, uint8_t *buffer,
             container_bitmap_get(c, index, &b);
             MUST(b.damage && b.damage[0] != '\0');
             ret->good = false;
-        } else if (kind == CONTAINER_DATA) {
+        } else if (kind == CONTAINER_DATA && clear_tail(c, &b, i, buffer)) {
             ret->bits = mix(mix(ret->bits, i), crc32c(0, buffer, cluster_bytes(c)));
         }
     }
@@ -72,11 +94,11 @@ const struct view_bitmap *view_find(const struct view *view, uint64_t id)
 bool view_has_damage(const struct view *view)
 {
     for (uint32_t i = 0; i < view->info.bitmaps; i++) {
-        if (!view->bitmaps[i].good) {
+        if (!view->bitmaps[i].good && !view->bitmaps[i].noted) {
             return true;
         }
     }
-    return view->info.state_damage[0] != '\0';
+    return view->info.state_damage[0] != '\0' && !is_noted(view->info.state_damage);
 }
 
 void view_check_refusal(int r, const struct error *error)

@@ -21,7 +21,8 @@ struct view_bitmap {
     uint64_t id;
     uint64_t shape; /* of name, granularity, size */
     uint64_t bits;
-    bool good; /* not damaged */
+    bool good;  /* not damaged */
+    bool noted; /* damaged, as a commit or a repair has noted, which is no finding */
 };
 
 struct view {
@@ -34,6 +35,7 @@ struct view {
 void view_take(struct container *container, struct view *ret);
 void view_release(struct view *view);
 const struct view_bitmap *view_find(const struct view *view, uint64_t id);
+/* Whether there is any that is not noted. */
 bool view_has_damage(const struct view *view);
 
 /* An expected way to refuse a file: it has words, and is none of ours to debug. */
