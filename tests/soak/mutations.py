@@ -196,16 +196,17 @@ ORDER = [
      "daemon/container/commit.c",
      """    if (r == 0) {
         r = write_mirror(txn, error);
-    }
-    if (r < 0) {
-        return r;
     }""",
      """    if (r == 0) {
         r = header_build(&txn->header, error);
-    }
-    if (r < 0) {
-        return r;
     }"""),
+    ("container: at a start the mirror is durable before the header is written again",
+     "daemon/container/container.c",
+     """        r = write_header_block(c->file, &c->header, offset, &written);
+        if (r == 0) {
+            r = file_datasync(c->file);
+        }""",
+     "        r = write_header_block(c->file, &c->header, offset, &written);"),
     ("container: refcounts are raised before anything refers to the clusters",
      "daemon/container/commit.c",
      """    r = refcounts_write_pending(&c->refcounts, c->file, &c->space, txn->buffer, true,
