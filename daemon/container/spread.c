@@ -73,6 +73,7 @@ static int add_padding(struct header *h, uint64_t offset, uint64_t bytes)
 
     if (grown) {
         h->foreign = grown;
+        h->foreign_capacity = h->n_foreign + 1;
     }
     if (!grown || !data) {
         free(data);
@@ -82,7 +83,7 @@ static int add_padding(struct header *h, uint64_t offset, uint64_t bytes)
     memmove(grown + 1, grown, h->n_foreign * sizeof *grown);
     grown[0] =
         (struct extension){.type = EXTENSION_PADDING, .length = (uint32_t)bytes, .data = data};
-    h->foreign_capacity = ++h->n_foreign;
+    h->n_foreign++;
     return 0;
 }
 
