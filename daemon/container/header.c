@@ -162,12 +162,18 @@ static int private_parse(const uint8_t *data, uint64_t length, uint64_t offset, 
 static int foreign_push(struct header *h, uint32_t type, const uint8_t *data, uint32_t length)
 {
     CLEANUP_FREE uint8_t *copy = malloc(length ? length : 1);
-    struct extension *grown = reallocarray(h->foreign, h->n_foreign + 1, sizeof *grown);
 
-    if (grown) {
+    if (h->n_foreign == h->foreign_capacity) {
+        size_t capacity = h->foreign_capacity ? 2 * h->foreign_capacity : 8;
+        struct extension *grown = reallocarray(h->foreign, capacity, sizeof *grown);
+
+        if (!grown) {
+            return -ENOMEM;
+        }
         h->foreign = grown;
+        h->foreign_capacity = capacity;
     }
-    if (!copy || !grown) {
+    if (!copy) {
         return -ENOMEM;
     }
     memcpy(copy, data, length);

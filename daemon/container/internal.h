@@ -118,7 +118,7 @@ struct header {
     bool fields_restored;  /* bytes 104 … 115 differed from the extension's copy */
 
     struct extension *foreign; /* all but ours, in their order */
-    size_t n_foreign;
+    size_t n_foreign, foreign_capacity;
 
     uint8_t *block; /* as read or as last built: block_bytes */
     size_t block_bytes;

@@ -73,6 +73,7 @@ static int add_padding(struct header *h, uint64_t offset, uint64_t bytes)
 
     if (grown) {
         h->foreign = grown;
+        h->foreign_capacity = h->n_foreign + 1;
     }
     if (!grown || !data) {
         free(data);

@@ -19,12 +19,11 @@
 #define READ_CONSTANT   65536u
 
 #ifdef __SANITIZE_ADDRESS__
-#define LIMIT_MEMORY     false               /* its shadow has no limit */
-#define EXTENSIONS_BYTES (UINT64_C(1) << 16) /* its realloc() never grows in place */
+#define LIMIT_MEMORY false /* its shadow has no limit */
 #else
-#define LIMIT_MEMORY     true
-#define EXTENSIONS_BYTES (UINT64_C(1) << 21)
+#define LIMIT_MEMORY true
 #endif
+#define EXTENSIONS_BYTES (UINT64_C(1) << 21)
 
 /* A file that is read only, and counts. */
 struct counter {

@@ -194,19 +194,19 @@ ORDER = [
      "    if (false) {"),
     ("container: the mirror is written before the header",
      "daemon/container/commit.c",
-     "        r = write_mirror(txn, error);",
-     "        r = header_build(&txn->header, error);"),
+     """    if (r == 0) {
+        r = write_mirror(txn, error);
+    }""",
+     """    if (r == 0) {
+        r = header_build(&txn->header, error);
+    }"""),
     ("container: at a start the mirror is durable before the header is written again",
      "daemon/container/container.c",
-     """        if (r == 0) {
+     """        r = write_header_block(c->file, &c->header, offset, &written);
+        if (r == 0) {
             r = file_datasync(c->file);
-        }
-    }
-    if (r < 0) {
-        return error_set_errno(error, r, "cannot refresh""",
-     """    }
-    if (r < 0) {
-        return error_set_errno(error, r, "cannot refresh"""),
+        }""",
+     "        r = write_header_block(c->file, &c->header, offset, &written);"),
     ("container: a new refcount table is written elsewhere",
      "daemon/container/cover.c",
      """    return txn_io_write(txn, table, bytes, run->start << rc->cluster_bits, "the refcount table",""",
