@@ -62,14 +62,18 @@ static void test_work(void **state)
         int error;
     } kinds[] = {{1, -EIO}, {1, -ENOSPC}, {2, -EIO}, {5, -EIO}, {UINT64_MAX, -EIO}};
 
+    uint64_t calls = 0;
+
     (void)state;
     for (unsigned kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
         uint64_t call = 1 + (seed + kind) % TEST_STRIDE;
         while (fail_in_work(seed + kind, call, kinds[kind].count, kinds[kind].error)) {
             call += TEST_STRIDE;
         }
-        assert_true(call > 20);
+        calls += call;
     }
+    printf("%" PRIu64 " calls failed\n", calls);
+    assert_true(calls > 50); /* a work of 40 steps may be a quiet one, but not all of them */
 }
 
 /* Any call of a start fails; the next start has all. */
