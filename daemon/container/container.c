@@ -18,7 +18,9 @@
 /*
  * The mirror, when it is not the header's copy: a crash may have left it torn,
  * or ahead, of a commit that is not complete.  It has to be durable before the
- * header is written again, which a power failure may destroy.
+ * header is written again, which a power failure may destroy.  That is more than
+ * to be the same: a process that was killed may have begun to write it, and a
+ * block that is on its way to the disk may be destroyed, too.
  */
 static int refresh_mirror(struct container *c, struct error *error)
 {
@@ -34,9 +36,9 @@ static int refresh_mirror(struct container *c, struct error *error)
     r = file_read(c->file, now, bytes, offset);
     if (r == 0 && memcmp(now, c->header.block, bytes) != 0) {
         r = write_header_block(c->file, &c->header, offset, &written);
-        if (r == 0) {
-            r = file_datasync(c->file);
-        }
+    }
+    if (r == 0) {
+        r = file_datasync(c->file);
     }
     if (r < 0) {
         return error_set_errno(error, r, "cannot refresh the header's mirror at offset %" PRIu64,

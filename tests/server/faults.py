@@ -173,7 +173,7 @@ LIVES = {
     "start after a crash": Life(Scene.crashed, Scene.start, FURTHER, ["main"]),
     "start after a stop": Life(Scene.stopped, Scene.start, FURTHER, ["main"]),
     "start that cannot commit": Life(Scene.crashed_unnamed, Scene.start, FURTHER, ["main"],
-                                     also=Injection(Call("fdatasync", 2, ""), "EIO")),
+                                     also=Injection(Call("fdatasync", 3, ""), "EIO")),
     "work": Life(Scene.new, Scene.run, STEPS, ["journal", "container"]),
     "work without the container": Life(Scene.new, Scene.run, STEPS, ["journal"],
                                        also=Injection(Call("pwrite64", 1, ""), "EIO", True)),

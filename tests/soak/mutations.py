@@ -202,11 +202,13 @@ ORDER = [
     }"""),
     ("container: at a start the mirror is durable before the header is written again",
      "daemon/container/container.c",
-     """        r = write_header_block(c->file, &c->header, offset, &written);
-        if (r == 0) {
-            r = file_datasync(c->file);
-        }""",
-     "        r = write_header_block(c->file, &c->header, offset, &written);"),
+     """    if (r == 0) {
+        r = file_datasync(c->file);
+    }
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot refresh""",
+     """    if (r < 0) {
+        return error_set_errno(error, r, "cannot refresh"""),
     ("container: a new refcount table is written elsewhere",
      "daemon/container/cover.c",
      """    return txn_io_write(txn, table, bytes, run->start << rc->cluster_bits, "the refcount table",""",
