@@ -118,7 +118,11 @@ static int mirror_search(struct file *file, uint64_t file_bytes, struct header *
     return 0;
 }
 
-/* Whether what stands at byte 0, damaged or not for us, is the header of an image with a disk. */
+/*
+ * Whether what stands at byte 0, damaged or not for us, is the header of an
+ * image with a disk.  One without an L1 table, or with one longer than there can
+ * be, leads to no disk: it is what is left of something else.
+ */
 static bool heads_a_disk(struct file *file, uint64_t file_bytes)
 {
     uint8_t bytes[HEADER_BYTES_QCOW2];
@@ -126,9 +130,9 @@ static bool heads_a_disk(struct file *file, uint64_t file_bytes)
     if (file_bytes < sizeof bytes || file_read(file, bytes, sizeof bytes, 0) < 0) {
         return false;
     }
-    return load_be32(bytes + HEADER_MAGIC) == HEADER_MAGIC_VALUE &&
-           (load_be64(bytes + HEADER_VIRTUAL_SIZE) != 0 ||
-            load_be32(bytes + HEADER_L1_ENTRIES) != 0);
+    uint32_t l1_entries = load_be32(bytes + HEADER_L1_ENTRIES);
+    return load_be32(bytes + HEADER_MAGIC) == HEADER_MAGIC_VALUE && l1_entries != 0 &&
+           l1_entries <= DISK_L1_BYTES_MAX / DISK_ENTRY_BYTES;
 }
 
 static bool same_disk(const struct header *a, const struct header *b)
