@@ -24,7 +24,8 @@
                  struct wire_uuid: FIELD_UUID,                                                     \
                  struct wire_string: FIELD_STRING,                                                 \
                  struct wire_strings: FIELD_STRINGS,                                               \
-                 struct wire_ranges: FIELD_RANGES)                                                 \
+                 struct wire_ranges: FIELD_RANGES,                                                 \
+                 struct wire_blob: FIELD_BLOB)                                                     \
     }
 
 /* The array of size -1 would be a structure that outgrew the decoder's scratch. */
@@ -94,6 +95,9 @@ static const struct field drive_info_fields[] = {
     FIELD(message_drive_info, writers),
     FIELD(message_drive_info, lost_writers),
     FIELD(message_drive_info, unsettled),
+    FIELD(message_drive_info, checkpoints),
+    FIELD(message_drive_info, identity),
+    FIELD(message_drive_info, untracked),
 };
 static const struct field bitmap_create_fields[] = {
     FIELD(message_bitmap_create, request),
@@ -132,6 +136,7 @@ static const struct field bitmap_info_fields[] = {
     FIELD(message_bitmap_info, reason),
     FIELD(message_bitmap_info, dirty_bytes),
     FIELD(message_bitmap_info, dirty_count),
+    FIELD(message_bitmap_info, untracked),
 };
 static const struct field list_end_fields[] = {
     FIELD(message_list_end, count),
@@ -148,6 +153,13 @@ static const struct field map_head_fields[] = {
     FIELD(message_map_head, validity),
     FIELD(message_map_head, reason),
     FIELD(message_map_head, sequence),
+    FIELD(message_map_head, untracked),
+    FIELD(message_map_head, base),
+    FIELD(message_map_head, base_uuid),
+    FIELD(message_map_head, base_sequence),
+    FIELD(message_map_head, target),
+    FIELD(message_map_head, target_uuid),
+    FIELD(message_map_head, target_sequence),
 };
 static const struct field map_page_fields[] = {
     FIELD(message_map_page, dirty),
@@ -169,6 +181,7 @@ static const struct field settle_fields[] = {
 static const struct field attach_fields[] = {
     FIELD(message_attach, drive),
     FIELD(message_attach, writer),
+    FIELD(message_attach, flags),
 };
 static const struct field attach_reply_fields[] = {
     FIELD(message_attach_reply, drive),
@@ -203,6 +216,51 @@ static const struct field status_reply_fields[] = {
     FIELD(message_status_reply, degraded_since_ns),
     FIELD(message_status_reply, start_report),
 };
+static const struct field transaction_fields[] = {
+    FIELD(message_transaction, request),
+    FIELD(message_transaction, operations),
+};
+static const struct field transaction_reply_fields[] = {
+    FIELD(message_transaction_reply, sequence),
+};
+static const struct field checkpoint_create_fields[] = {
+    FIELD(message_checkpoint_create, request),
+    FIELD(message_checkpoint_create, name),
+    FIELD(message_checkpoint_create, drives),
+};
+static const struct field checkpoint_created_fields[] = {
+    FIELD(message_checkpoint_created, uuid),
+    FIELD(message_checkpoint_created, sequence),
+    FIELD(message_checkpoint_created, created_ns),
+    FIELD(message_checkpoint_created, drives),
+};
+static const struct field checkpoint_delete_fields[] = {
+    FIELD(message_checkpoint_delete, request),
+    FIELD(message_checkpoint_delete, drive),
+    FIELD(message_checkpoint_delete, checkpoint),
+};
+static const struct field checkpoint_info_fields[] = {
+    FIELD(message_checkpoint_info, id),
+    FIELD(message_checkpoint_info, drive),
+    FIELD(message_checkpoint_info, name),
+    FIELD(message_checkpoint_info, uuid),
+    FIELD(message_checkpoint_info, sequence),
+    FIELD(message_checkpoint_info, created_ns),
+    FIELD(message_checkpoint_info, granularity),
+    FIELD(message_checkpoint_info, size),
+    FIELD(message_checkpoint_info, recording),
+    FIELD(message_checkpoint_info, validity),
+    FIELD(message_checkpoint_info, reason),
+    FIELD(message_checkpoint_info, untracked),
+    FIELD(message_checkpoint_info, dirty_bytes),
+    FIELD(message_checkpoint_info, dirty_count),
+};
+static const struct field checkpoint_map_fields[] = {
+    FIELD(message_checkpoint_map, drive),
+    FIELD(message_checkpoint_map, since),
+    FIELD(message_checkpoint_map, until),
+    FIELD(message_checkpoint_map, offset),
+};
 
 const struct layout message_layouts[MESSAGE_TYPES] = {
     [MESSAGE_EMPTY] = {"empty", NULL, 0, 0},
@@ -233,6 +291,13 @@ const struct layout message_layouts[MESSAGE_TYPES] = {
     [MESSAGE_DRIVE_ID] = LAYOUT(message_drive_id, drive_id_fields),
     [MESSAGE_FLUSH_REPLY] = LAYOUT(message_flush_reply, flush_reply_fields),
     [MESSAGE_STATUS_REPLY] = LAYOUT(message_status_reply, status_reply_fields),
+    [MESSAGE_TRANSACTION] = LAYOUT(message_transaction, transaction_fields),
+    [MESSAGE_TRANSACTION_REPLY] = LAYOUT(message_transaction_reply, transaction_reply_fields),
+    [MESSAGE_CHECKPOINT_CREATE] = LAYOUT(message_checkpoint_create, checkpoint_create_fields),
+    [MESSAGE_CHECKPOINT_CREATED] = LAYOUT(message_checkpoint_created, checkpoint_created_fields),
+    [MESSAGE_CHECKPOINT_DELETE] = LAYOUT(message_checkpoint_delete, checkpoint_delete_fields),
+    [MESSAGE_CHECKPOINT_INFO] = LAYOUT(message_checkpoint_info, checkpoint_info_fields),
+    [MESSAGE_CHECKPOINT_MAP] = LAYOUT(message_checkpoint_map, checkpoint_map_fields),
 };
 
 static const struct {
@@ -248,6 +313,7 @@ static const struct {
     [OPERATION_DRIVE_RESIZE] = {"drive-resize", MESSAGE_DRIVE_RESIZE},
     [OPERATION_DRIVE_REMOVE] = {"drive-remove", MESSAGE_DRIVE_CHANGE},
     [OPERATION_DRIVE_FENCE] = {"drive-fence", MESSAGE_DRIVE_CHANGE},
+    [OPERATION_DRIVE_ADOPT] = {"drive-adopt", MESSAGE_DRIVE_CHANGE},
     [OPERATION_BITMAP_CREATE] = {"bitmap-create", MESSAGE_BITMAP_CREATE},
     [OPERATION_BITMAP_LIST] = {"bitmap-list", MESSAGE_DRIVE_NAME},
     [OPERATION_BITMAP_SHOW] = {"bitmap-show", MESSAGE_BITMAP_NAME},
@@ -267,6 +333,11 @@ static const struct {
     [OPERATION_FLUSH] = {"flush", MESSAGE_EMPTY},
     [OPERATION_STATUS] = {"status", MESSAGE_EMPTY},
     [OPERATION_RELOAD] = {"reload", MESSAGE_EMPTY},
+    [OPERATION_TRANSACTION] = {"transaction", MESSAGE_TRANSACTION},
+    [OPERATION_CHECKPOINT_CREATE] = {"checkpoint-create", MESSAGE_CHECKPOINT_CREATE},
+    [OPERATION_CHECKPOINT_LIST] = {"checkpoint-list", MESSAGE_DRIVE_NAME},
+    [OPERATION_CHECKPOINT_DELETE] = {"checkpoint-delete", MESSAGE_CHECKPOINT_DELETE},
+    [OPERATION_CHECKPOINT_MAP] = {"checkpoint-map", MESSAGE_CHECKPOINT_MAP},
 };
 
 /* clang-format on */

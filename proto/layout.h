@@ -19,6 +19,7 @@ enum field_kind {
     FIELD_STRING,
     FIELD_STRINGS,
     FIELD_RANGES,
+    FIELD_BLOB,
 };
 
 struct field {

@@ -136,6 +136,11 @@ static int field_size(const struct field *field, const uint8_t *value, size_t *r
         *ret_bytes = 4u + (size_t)ranges->count * WIRE_RANGE_BYTES;
         return 0;
     }
+    case FIELD_BLOB: {
+        const struct wire_blob *blob = (const void *)value;
+        *ret_bytes = 4u + (size_t)blob->bytes;
+        return 0;
+    }
     }
     abort();
 }
@@ -180,6 +185,11 @@ static uint8_t *field_encode(const struct field *field, const uint8_t *value, ui
         const struct wire_ranges *ranges = (const void *)value;
         store_le32(out, ranges->count);
         return put_bytes(out + 4, ranges->data, (size_t)ranges->count * WIRE_RANGE_BYTES);
+    }
+    case FIELD_BLOB: {
+        const struct wire_blob *blob = (const void *)value;
+        store_le32(out, blob->bytes);
+        return put_bytes(out + 4, blob->data, blob->bytes);
     }
     }
     abort();
@@ -313,6 +323,21 @@ static int cursor_take_ranges(struct cursor *cursor, struct wire_ranges *ret, st
     return 0;
 }
 
+static int cursor_take_blob(struct cursor *cursor, struct wire_blob *ret, struct error *error)
+{
+    const uint8_t *prefix = cursor_take(cursor, 4, error);
+    if (!prefix) {
+        return -EPROTO;
+    }
+    uint32_t bytes = load_le32(prefix);
+    const uint8_t *data = cursor_take(cursor, bytes, error);
+    if (!data) {
+        return -EPROTO;
+    }
+    *ret = (struct wire_blob){.data = bytes ? data : NULL, .bytes = bytes};
+    return 0;
+}
+
 static int field_decode(const struct field *field, struct cursor *cursor, uint8_t *value,
                         struct error *error)
 {
@@ -355,6 +380,8 @@ static int field_decode(const struct field *field, struct cursor *cursor, uint8_
         return cursor_take_strings(cursor, (struct wire_strings *)(void *)value, error);
     case FIELD_RANGES:
         return cursor_take_ranges(cursor, (struct wire_ranges *)(void *)value, error);
+    case FIELD_BLOB:
+        return cursor_take_blob(cursor, (struct wire_blob *)(void *)value, error);
     }
     abort();
 }

@@ -17,11 +17,12 @@
  *     string           u16 length, bytes; none of them is NUL, and none is added
  *     strings          u16 count, then that many strings
  *     ranges           u32 count, then that many (u64, u64)
+ *     blob             u32 length, bytes
  *
  * A field may only ever be added at a message's end.  A reader takes a longer
  * reply (unknown fields are skipped) and refuses a longer request.
  *
- * Decoded strings and ranges are borrowed from the payload.
+ * Decoded strings, ranges and blobs are borrowed from the payload.
  */
 
 enum operation {
@@ -35,6 +36,7 @@ enum operation {
     OPERATION_DRIVE_RESIZE = 21,
     OPERATION_DRIVE_REMOVE = 22,
     OPERATION_DRIVE_FENCE = 23,
+    OPERATION_DRIVE_ADOPT = 24,
 
     OPERATION_BITMAP_CREATE = 32,
     OPERATION_BITMAP_LIST = 33,
@@ -57,6 +59,12 @@ enum operation {
     OPERATION_FLUSH = 64,
     OPERATION_STATUS = 65,
     OPERATION_RELOAD = 66,
+    OPERATION_TRANSACTION = 67,
+
+    OPERATION_CHECKPOINT_CREATE = 80,
+    OPERATION_CHECKPOINT_LIST = 81,
+    OPERATION_CHECKPOINT_DELETE = 82,
+    OPERATION_CHECKPOINT_MAP = 83,
 };
 
 /* "drive-add" and so on; "unknown" for others. */
@@ -93,6 +101,12 @@ struct wire_range {
     uint64_t length;
 };
 
+/* Bytes that another layout tells about. */
+struct wire_blob {
+    const uint8_t *data;
+    uint32_t bytes;
+};
+
 #define WIRE_RANGE_BYTES 16u
 
 /* Of a C string, or an empty one for NULL; longer than 65535 bytes: aborts. */
@@ -114,6 +128,11 @@ enum wire_validity {
     WIRE_VALIDITY_SUPERSET = 1, /* safe, may hold extra */
     WIRE_VALIDITY_UNKNOWN = 2,  /* may have missed a write: answers are all dirty */
 };
+
+/*
+ * "untracked", in the messages below: why writing past the daemon cannot be ruled out for the time
+ * that the bits stand for, in words; empty: it is ruled out, as far as evidence goes.
+ */
 
 /* Layouts; the codec's tables in message.c have one row for each. */
 enum message_type {
@@ -145,6 +164,13 @@ enum message_type {
     MESSAGE_DRIVE_ID,
     MESSAGE_FLUSH_REPLY,
     MESSAGE_STATUS_REPLY,
+    MESSAGE_TRANSACTION,
+    MESSAGE_TRANSACTION_REPLY,
+    MESSAGE_CHECKPOINT_CREATE,
+    MESSAGE_CHECKPOINT_CREATED,
+    MESSAGE_CHECKPOINT_DELETE,
+    MESSAGE_CHECKPOINT_INFO,
+    MESSAGE_CHECKPOINT_MAP,
     MESSAGE_TYPES
 };
 
@@ -190,7 +216,7 @@ struct message_drive_name {
 };
 
 /* DRIVE_RENAME (argument: the new name), DRIVE_REMOVE, DRIVE_FENCE (argument: the writer's
- * token, or empty for every lost writer). */
+ * token, or empty for every lost writer), DRIVE_ADOPT. */
 struct message_drive_change {
     struct wire_uuid request;
     struct wire_string name;
@@ -199,7 +225,7 @@ struct message_drive_change {
 };
 
 enum change_flags {
-    CHANGE_FORCE = 1 << 0,    /* DRIVE_REMOVE: with its bitmaps */
+    CHANGE_FORCE = 1 << 0,    /* DRIVE_REMOVE: with its bitmaps and checkpoints */
     CHANGE_DISABLED = 1 << 1, /* BITMAP_CREATE: not recording */
     CHANGE_ALL = 1 << 2,      /* BITMAP_CLEAR: everything; offset and length are 0 */
 };
@@ -229,6 +255,9 @@ struct message_drive_info {
     uint32_t writers;      /* attached and connected */
     uint32_t lost_writers; /* attached, connection gone: see DRIVE_FENCE */
     uint64_t unsettled;    /* marks */
+    uint32_t checkpoints;
+    struct wire_string identity;  /* of the path, in words; empty: not known */
+    struct wire_string untracked; /* of what is written from now on */
 };
 
 /* Bitmaps are addressed as "DRIVE/NAME". */
@@ -276,9 +305,10 @@ struct message_bitmap_info {
     struct wire_string reason;
     uint64_t dirty_bytes;
     uint64_t dirty_count; /* granules */
+    struct wire_string untracked;
 };
 
-/* Ends DRIVE_LIST and BITMAP_LIST. */
+/* Ends DRIVE_LIST, BITMAP_LIST and CHECKPOINT_LIST. */
 struct message_list_end {
     uint64_t count; /* items sent before */
 };
@@ -288,15 +318,23 @@ struct message_map {
     uint64_t offset; /* bytes; where to begin: 0, or the end of a run of an earlier map */
 };
 
-/* MAP is answered by one head, pages, one end; all but the end have FRAME_MORE. */
+/* MAP and CHECKPOINT_MAP are answered by one head, pages, one end; all but the end have
+ * FRAME_MORE. */
 struct message_map_head {
-    struct wire_string bitmap;
-    uint64_t size;        /* bytes of the drive */
-    uint32_t granularity; /* bytes */
+    struct wire_string bitmap; /* "DRIVE/NAME"; of a CHECKPOINT_MAP just "DRIVE" */
+    uint64_t size;             /* bytes of the drive */
+    uint32_t granularity;      /* bytes */
     uint8_t recording;
     uint8_t validity; /* UNKNOWN: the pages say "all dirty" */
     struct wire_string reason;
     uint64_t sequence; /* the snapshot holds every change up to this one */
+    struct wire_string untracked;
+    struct wire_string base; /* CHECKPOINT_MAP: the name of `since`; else empty */
+    struct wire_uuid base_uuid;
+    uint64_t base_sequence;
+    struct wire_string target; /* the name of `until`; empty: up to the snapshot */
+    struct wire_uuid target_uuid;
+    uint64_t target_sequence;
 };
 
 struct message_map_page {
@@ -324,6 +362,16 @@ struct message_settle {
 struct message_attach {
     struct wire_string drive;  /* name */
     struct wire_string writer; /* token: 1–255 bytes, as a drive's name */
+    uint8_t flags;             /* enum attach_flags */
+};
+
+enum attach_flags {
+    /* It may go on writing without marks when the daemon is lost: losing it makes the drive
+     * unknown. */
+    ATTACH_CONTINUES = 1 << 0,
+    /* The same process had it attached on an earlier connection, and has not written without a
+     * mark since. */
+    ATTACH_RETURNING = 1 << 1,
 };
 
 struct message_attach_reply {
@@ -363,6 +411,69 @@ struct message_status_reply {
     struct wire_string degraded_reason;
     uint64_t degraded_since_ns; /* CLOCK_REALTIME */
     struct wire_string start_report;
+};
+
+/*
+ * Operations that are done together or not at all, each seeing the effect of those before it.  Each
+ * is u16 operation, u32 length, and that many bytes: the payload of its request, whose request id
+ * is ignored.  BITMAP_CREATE to BITMAP_MERGE without the reads, CHECKPOINT_CREATE and
+ * CHECKPOINT_DELETE.
+ */
+struct message_transaction {
+    struct wire_uuid request;
+    struct wire_blob operations;
+};
+
+#define TRANSACTION_HEADER_BYTES 6u
+
+struct message_transaction_reply {
+    uint64_t sequence; /* of all its changes; that of each checkpoint that it made */
+};
+
+/* Of all the drives at the same moment. */
+struct message_checkpoint_create {
+    struct wire_uuid request;
+    struct wire_string name;
+    struct wire_strings drives; /* names, at least one, none twice */
+};
+
+struct message_checkpoint_created {
+    struct wire_uuid uuid; /* on every drive */
+    uint64_t sequence;     /* likewise */
+    uint64_t created_ns;   /* CLOCK_REALTIME */
+    uint32_t drives;
+};
+
+/* A checkpoint is addressed as "NAME", or as "NAME@UUID", which fits that one only. */
+struct message_checkpoint_delete {
+    struct wire_uuid request;
+    struct wire_string drive;
+    struct wire_string checkpoint;
+};
+
+/* What was written between a checkpoint and the next. */
+struct message_checkpoint_info {
+    uint64_t id; /* of its bitmap; never reused */
+    struct wire_string drive;
+    struct wire_string name;
+    struct wire_uuid uuid;
+    uint64_t sequence;
+    uint64_t created_ns;  /* CLOCK_REALTIME */
+    uint32_t granularity; /* bytes */
+    uint64_t size;        /* of the drive in bytes */
+    uint8_t recording;    /* the newest one does */
+    uint8_t validity;     /* enum wire_validity */
+    struct wire_string reason;
+    struct wire_string untracked;
+    uint64_t dirty_bytes;
+    uint64_t dirty_count; /* granules */
+};
+
+struct message_checkpoint_map {
+    struct wire_string drive;
+    struct wire_string since;
+    struct wire_string until; /* empty: everything up to now */
+    uint64_t offset;          /* as in message_map */
 };
 
 /* A byte buffer that grows; the memory is the owner's to free. */

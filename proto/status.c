@@ -36,6 +36,7 @@ static const struct status_row rows[] = {
     [STATUS_SHUTTING_DOWN] = {"shutting-down", "The daemon is shutting down", -ESHUTDOWN},
     [STATUS_FENCED] = {"fenced", "This writer's token has been taken away", -EOWNERDEAD},
     [STATUS_FAILED] = {"failed", "The request failed", -EREMOTEIO},
+    [STATUS_OTHER_DRIVE] = {"other-drive", "Another drive stands under the path", -EXDEV},
 };
 
 static_assert(sizeof rows / sizeof rows[0] == STATUS_END, "every status has a row");

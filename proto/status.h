@@ -24,8 +24,9 @@ enum status {
     STATUS_IO = 11,          /* the daemon's storage fails; nothing changed */
     STATUS_NOT_DURABLE = 12, /* applied, but not yet on stable storage: it will be retried */
     STATUS_SHUTTING_DOWN = 13,
-    STATUS_FENCED = 14, /* this writer's token has been taken away */
-    STATUS_FAILED = 15, /* any other failure, in words */
+    STATUS_FENCED = 14,      /* this writer's token has been taken away */
+    STATUS_FAILED = 15,      /* any other failure, in words */
+    STATUS_OTHER_DRIVE = 16, /* another drive stands under the path (see DRIVE_ADOPT) */
     STATUS_END
 };
 

@@ -18,6 +18,7 @@ WIRE_TYPES = {
     "struct wire_string": "string",
     "struct wire_strings": "strings",
     "struct wire_ranges": "ranges",
+    "struct wire_blob": "blob",
 }
 
 
