@@ -292,7 +292,7 @@ bitmapd *fake_attached(struct fake *fake, void (*script)(struct fake *), unsigne
 
     fake_start(fake, script);
     bitmapd *handle = fake_connect(fake, timeout_s);
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", &drive, &size, &resuming), 0);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", 0, &drive, &size, &resuming), 0);
     assert_true(drive == FAKE_DRIVE && size == FAKE_DRIVE_SIZE && !resuming);
     assert_int_equal(bitmapd_writer_ready(handle, drive), 1);
     assert_int_equal(bitmapd_writer_ready(handle, drive + 1), -ENOENT);

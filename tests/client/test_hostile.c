@@ -173,7 +173,7 @@ static void use(bitmapd *handle)
 
     for (int i = 0; i < 8; i++) {
         end = 0;
-        if (bitmapd_attach(handle, "vg0/a", "vm-1", &drive_id, NULL, NULL) == 0) {
+        if (bitmapd_attach(handle, "vg0/a", "vm-1", 0, &drive_id, NULL, NULL) == 0) {
             for (int j = 0; j < 3; j++) {
                 queued += bitmapd_aio_mark(handle, drive_id, &range, 1, j ? &id : NULL,
                                            outcome_completion, &outcome) == 0;

@@ -149,7 +149,7 @@ static bool converse(const char *path)
         bitmapd_close(handle);
         return false;
     }
-    good &= bitmapd_attach(handle, "vg0/a", "vm-1", NULL, NULL, NULL) == 0;
+    good &= bitmapd_attach(handle, "vg0/a", "vm-1", 0, NULL, NULL, NULL) == 0;
     for (int i = 0; i < 40; i++) {
         r = bitmapd_aio_mark(handle, FAKE_DRIVE, ranges, 3, i % 4 ? &ids[i] : NULL,
                              outcome_completion, &outcomes[i]);
