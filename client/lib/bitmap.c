@@ -4,13 +4,8 @@
  */
 #include "client/lib/internal.h"
 
-#include "proto/base/endian.h"
-#include "proto/base/name.h"
-
 #include <errno.h>
 #include <string.h>
-
-#define BITMAP_BYTES_MAX (2u * NAME_BYTES_MAX + 1u)
 
 /* ---- Replies ---- */
 
@@ -23,7 +18,8 @@ static int decode_bitmap(struct bitmapd *handle, const struct frame *frame,
     if (r < 0) {
         return r;
     }
-    r = client_text_begin(handle, (size_t)info.bitmap.length + info.reason.length, 2);
+    r = client_text_begin(
+        handle, (size_t)info.bitmap.length + info.reason.length + info.untracked.length, 3);
     if (r < 0) {
         return error_set(error, r, "out of memory");
     }
@@ -38,6 +34,7 @@ static int decode_bitmap(struct bitmapd *handle, const struct frame *frame,
         .reason = client_text_add(handle, info.reason),
         .dirty_bytes = info.dirty_bytes,
         .dirty_count = info.dirty_count,
+        .untracked = client_text_add(handle, info.untracked),
     };
     return 0;
 }
@@ -224,39 +221,6 @@ int bitmapd_bitmap_clear_all(bitmapd *handle, const char *bitmap)
     return change_range(handle, OPERATION_BITMAP_CLEAR, bitmap, 0, 0, CHANGE_ALL);
 }
 
-/* The sources as the message has them, in handle->scratch. */
-static int encode_sources(struct bitmapd *handle, const char *const *sources, size_t count,
-                          struct wire_strings *ret)
-{
-    struct wire_buffer *scratch = &handle->scratch;
-
-    if (count == 0 || count > UINT16_MAX) {
-        return client_fail(handle, -EINVAL, "merge: %zu sources are not between 1 and %u", count,
-                           UINT16_MAX);
-    }
-    scratch->bytes = 0;
-    for (size_t i = 0; i < count; i++) {
-        int r = client_check_text(handle, "merge: a source", sources[i], BITMAP_BYTES_MAX);
-        if (r < 0) {
-            return r;
-        }
-        uint16_t length = (uint16_t)strlen(sources[i]);
-        r = wire_buffer_reserve(scratch, 2u + length);
-        if (r < 0) {
-            return client_fail(handle, r, "merge: out of memory");
-        }
-        store_le16(scratch->data + scratch->bytes, length);
-        memcpy(scratch->data + scratch->bytes + 2, sources[i], length);
-        scratch->bytes += 2u + length;
-    }
-    *ret = (struct wire_strings){
-        .data = scratch->data,
-        .bytes = (uint32_t)scratch->bytes,
-        .count = (uint16_t)count,
-    };
-    return 0;
-}
-
 int bitmapd_bitmap_merge(bitmapd *handle, const char *target, const char *const *sources,
                          size_t count)
 {
@@ -265,7 +229,8 @@ int bitmapd_bitmap_merge(bitmapd *handle, const char *target, const char *const 
     client_clear_error(handle);
     int r = client_check_text(handle, "bitmap", target, BITMAP_BYTES_MAX);
     if (r == 0) {
-        r = encode_sources(handle, sources, count, &message.sources);
+        r = text_encode_strings("a source of the merge", sources, count, BITMAP_BYTES_MAX,
+                                &handle->scratch, &message.sources, &handle->error);
     }
     if (r == 0) {
         r = client_request_id(handle, &message.request);

@@ -14,6 +14,7 @@ extern "C" {
 
 /*
  * libbitmapd: talks to bitmapd, which keeps dirty bitmaps of raw drives.
+ * <bitmapd-transaction.h> has what does several changes at once.
  *
  * The library has no threads, signals or event loop of its own.  A handle is
  * one connection; it may be used by one thread at a time, and different
@@ -25,7 +26,7 @@ extern "C" {
  *
  *     bitmapd_set_reconnect_timeout(handle, 25);
  *     bitmapd_connect(handle, NULL);
- *     bitmapd_attach(handle, "vg0/vm-101-disk-0", "vm-101", &drive, NULL, NULL);
+ *     bitmapd_attach(handle, "vg0/vm-101-disk-0", "vm-101", 0, &drive, NULL, NULL);
  *     bitmapd_mark(handle, drive, &range, 1, &mark);
  *     … pwrite(2), fdatasync(2) …
  *     bitmapd_settle(handle, drive, mark, 1);
@@ -52,7 +53,7 @@ extern "C" {
  * bitmapd_error(handle) then has one line in words, until the next call, and bitmapd_status_code()
  * the daemon's status code.
  *   -EINVAL        an argument is wrong; nothing was sent
- *   -ENOENT        no such drive or bitmap
+ *   -ENOENT        no such drive, bitmap or checkpoint
  *   -EEXIST, -EBUSY
  *   -EPERM         not permitted
  *   -ENOTCONN      no connection, and none could be made in time
@@ -60,12 +61,15 @@ extern "C" {
  *                  Only marks, settles and reads are sent again by the library.  To find out,
  *                  send the same request under its request id (bitmapd_set_request_id()).
  *   -EOWNERDEAD    this writer was fenced or its token is in use elsewhere
+ *   -EXDEV         another drive stands under the drive's path than the one that it was: nothing
+ *                  may be written to it as if it were ours.  See bitmapd_drive_adopt().
  *   -EINPROGRESS   applied, but not yet on stable storage; the daemon retries
  *   -EPROTO        the daemon sent what the protocol does not allow; the connection is over
  *   -ESTALE        after a reconnect: another container is served there now, in which ids of
  *                  drives mean nothing; the connection is over
  *   -EDQUOT        a limit of the daemon, or of unsettled marks
- *   -EMSGSIZE      the request is larger than a frame can be (a merge of thousands of sources)
+ *   -EMSGSIZE      the request is larger than a frame can be (a merge of thousands of sources, a
+ *                  transaction of thousands of operations)
  *   -EDEADLK       a synchronous call from within a completion
  *   -ECANCELED     the handle was closed
  *   -EIO, -ENOMEM, -ESHUTDOWN, -EOPNOTSUPP, -EREMOTEIO    as the daemon said (protocol.md)
@@ -195,6 +199,10 @@ struct bitmapd_drive {
     uint32_t writers;      /* attached and connected */
     uint32_t lost_writers; /* whose connection is gone: see bitmapd_drive_fence() */
     uint64_t unsettled;    /* marks of all writers */
+    uint32_t checkpoints;
+    const char *identity;  /* of what its path led to when it was last looked at, in words; "" when
+                            * not known */
+    const char *untracked; /* see bitmapd_bitmap: of what is written from now on */
 };
 
 /*
@@ -219,10 +227,18 @@ int bitmapd_drive_set(bitmapd *handle, const char *name, int durability, uint32_
 int bitmapd_drive_rename(bitmapd *handle, const char *name, const char *new_name);
 /* To @size bytes.  What a larger size adds is dirty.  -EBUSY: shrinking under a writer. */
 int bitmapd_drive_resize(bitmapd *handle, const char *name, uint64_t size);
-/* -EBUSY while it has bitmaps (unless @force) or writers. */
+/* -EBUSY while it has bitmaps or checkpoints (unless @force, which deletes them) or writers. */
 int bitmapd_drive_remove(bitmapd *handle, const char *name, bool force);
 /* Gives up lost writers: @writer, or all of the drive's when NULL.  Their marks stay dirty. */
 int bitmapd_drive_fence(bitmapd *handle, const char *name, const char *writer);
+/*
+ * Takes what stands under the drive's path now as the drive from here on, where
+ * bitmapd_attach() was -EXDEV because it is not what it was: a restored image,
+ * a disk that was exchanged.  Its size becomes the drive's, and everything that
+ * was recorded becomes unknown.  -EBUSY while the drive has writers, -EINVAL
+ * for a drive without a path.
+ */
+int bitmapd_drive_adopt(bitmapd *handle, const char *name);
 
 /* ---- Bitmaps, as "DRIVE/NAME" ---- */
 
@@ -243,6 +259,11 @@ struct bitmapd_bitmap {
     const char *reason; /* "" when exact */
     uint64_t dirty_bytes;
     uint64_t dirty_count; /* granules */
+    /*
+     * Why writes past the daemon cannot be ruled out for the time that the bits
+     * stand for, one line in words; "" when they are, as far as evidence goes.
+     */
+    const char *untracked;
 };
 
 /*
@@ -279,13 +300,22 @@ struct bitmapd_range {
 };
 
 struct bitmapd_map {
-    const char *bitmap;   /* "DRIVE/NAME" */
+    const char *bitmap;   /* "DRIVE/NAME"; bitmapd_checkpoint_map(): "DRIVE" */
     uint64_t size;        /* bytes of the drive */
     uint32_t granularity; /* bytes */
     bool recording;
-    int validity;       /* UNKNOWN: all is dirty */
-    const char *reason; /* "" when exact */
-    uint64_t sequence;  /* every change up to this one is in it, no later one */
+    int validity;          /* UNKNOWN: all is dirty */
+    const char *reason;    /* "" when exact */
+    uint64_t sequence;     /* every change up to this one is in it, no later one */
+    const char *untracked; /* as in bitmapd_bitmap */
+
+    /* bitmapd_checkpoint_map(): between which checkpoints.  For a bitmap "" and zeros. */
+    const char *base; /* the name of the one it begins at */
+    uint8_t base_uuid[16];
+    uint64_t base_sequence;
+    const char *target; /* and of the one it ends at; "" with zeros: the snapshot, now */
+    uint8_t target_uuid[16];
+    uint64_t target_sequence;
 };
 
 /* Either may be NULL. */
@@ -306,12 +336,97 @@ struct bitmapd_map_callbacks {
 int bitmapd_map(bitmapd *handle, const char *bitmap, uint64_t offset,
                 const struct bitmapd_map_callbacks *callbacks, void *opaque, uint32_t *ret_crc32c);
 
+/* ---- Checkpoints ---- */
+
+/*
+ * A checkpoint is a moment in a drive's history.  What is written between it
+ * and the next one is recorded in a bitmap of its own, apart from those above:
+ * neither's calls touch the other's.
+ *
+ * Its name is as a bitmap's.  Where one is asked for by @checkpoint, @since or
+ * @until, that is "NAME" for whichever has the name now, or "NAME@UUID" for
+ * that one only (its 36 characters); -ENOENT when it is gone or the name stands
+ * for another one by now.  There is no nearest one instead: take a full backup.
+ */
+struct bitmapd_checkpoint {
+    uint64_t id; /* of its bitmap; never reused */
+    const char *drive;
+    const char *name;
+    uint8_t uuid[16];
+    uint64_t sequence;
+    uint64_t created_ns;   /* CLOCK_REALTIME */
+    uint32_t granularity;  /* bytes */
+    uint64_t size;         /* bytes of the drive */
+    bool recording;        /* the newest of a drive does */
+    int validity;          /* enum bitmapd_validity of what follows */
+    const char *reason;    /* "" when exact */
+    const char *untracked; /* as in bitmapd_bitmap */
+    uint64_t dirty_bytes;  /* between it and the next, or now */
+    uint64_t dirty_count;  /* granules */
+};
+
+/* What a checkpoint got on every one of its drives. */
+struct bitmapd_checkpoint_created {
+    uint8_t uuid[16];
+    uint64_t sequence;
+    uint64_t created_ns; /* CLOCK_REALTIME */
+    uint32_t drives;     /* how many */
+};
+
+/*
+ * Makes a checkpoint @name on all @count >= 1 drives at the same moment, or on
+ * none of them.  @ret may be NULL.  -EEXIST when one of the drives has one of
+ * that name, -EINVAL when a drive is there twice, -EDQUOT.
+ *
+ * For a backup that reads a snapshot: first the checkpoint D, then the
+ * snapshot, then the map since the last backup's checkpoint without an @until;
+ * D is the next one's base.  What is written between D and the snapshot is in
+ * both maps.
+ */
+int bitmapd_checkpoint_create(bitmapd *handle, const char *name, const char *const *drives,
+                              size_t count, struct bitmapd_checkpoint_created *ret);
+/*
+ * Calls @each for every checkpoint of @drive, eldest first; NULL: of all
+ * drives.  When it does not return 0 the list was not complete, whatever was
+ * handed over.
+ */
+int bitmapd_checkpoint_list(bitmapd *handle, const char *drive,
+                            void (*each)(void *opaque, const struct bitmapd_checkpoint *checkpoint),
+                            void *opaque);
+/*
+ * Takes a checkpoint of one drive away.  Maps between others stay as they
+ * were: what it had recorded goes into the next elder one, with its validity
+ * when that is worse.  The eldest one's is forgotten.
+ */
+int bitmapd_checkpoint_delete(bitmapd *handle, const char *drive, const char *checkpoint);
+/*
+ * What was written to @drive after checkpoint @since, up to checkpoint @until,
+ * or up to now when that is NULL.  Everything else is as for bitmapd_map().
+ * The head's validity is the worst of all checkpoints in between, and it names
+ * the ones that were taken with their UUIDs; a daemon that answers for others
+ * than were asked for breaks the protocol.  -EINVAL when @until is not younger
+ * than @since; -EIO when the container, out of which old bitmaps are read,
+ * cannot be.
+ */
+int bitmapd_checkpoint_map(bitmapd *handle, const char *drive, const char *since, const char *until,
+                           uint64_t offset, const struct bitmapd_map_callbacks *callbacks,
+                           void *opaque, uint32_t *ret_crc32c);
+
 /* ---- Writers ---- */
+
+enum bitmapd_attach_flags {
+    /*
+     * The program may go on writing without marks when it has lost the daemon.  Losing such a
+     * writer without a detach makes all that is recorded of the drive unknown, until the writer
+     * has come back and a history was begun anew.  See bitmapd_writer_unmarked().
+     */
+    BITMAPD_ATTACH_CONTINUES = 1 << 0,
+};
 
 /*
  * Attaches to a drive under a token of the caller's choosing (1–255 bytes, as
- * a drive's name), durably.  Stores the drive's id for the calls below, and
- * its size; each @ret may be NULL.  After a reconnect the library attaches
+ * a drive's name), durably.  @flags are of enum bitmapd_attach_flags.  Stores the drive's id for
+ * the calls below, and its size; each @ret may be NULL.  After a reconnect the library attaches
  * again, marks again whatever was not settled, and resumes; marks wait for
  * that.  Should the token have been fenced meanwhile, be in use elsewhere
  * until the reconnect timeout is over, or the drive be gone or too small, this
@@ -319,14 +434,20 @@ int bitmapd_map(bitmapd *handle, const char *bitmap, uint64_t offset,
  * said, and so does every call for it until bitmapd_detach() or another
  * bitmapd_attach().  -EBUSY when the token is in use by a live connection, and
  * when this handle already writes to the drive.  After -EINPROGRESS the daemon
- * has the writer and the handle does not: close it and connect anew.
+ * has the writer and the handle does not: close it and connect anew.  -EXDEV:
+ * see bitmapd_drive_adopt().
+ *
+ * After a reconnect the library tells the daemon that the same process is back
+ * and has not written without a mark in between, which is what every program
+ * promises that follows the rule of bitmapd_mark(); one that continues says
+ * otherwise by bitmapd_writer_unmarked().
  *
  * When the daemon knew the token as lost (an earlier process died), the caller
  * must make the earlier writes stable first (fdatasync(2) of the drive) and
  * then call bitmapd_resume(); *ret_resuming tells.
  */
-int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, uint64_t *ret_drive_id,
-                   uint64_t *ret_size, bool *ret_resuming);
+int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, unsigned flags,
+                   uint64_t *ret_drive_id, uint64_t *ret_size, bool *ret_resuming);
 int bitmapd_resume(bitmapd *handle, uint64_t drive_id);
 /*
  * Whether the marks of this handle's writer for the drive stand at the daemon:
@@ -338,6 +459,14 @@ int bitmapd_resume(bitmapd *handle, uint64_t drive_id);
  * daemon, and a lost writer's marks are.
  */
 int bitmapd_writer_ready(const bitmapd *handle, uint64_t drive_id);
+/*
+ * For a writer that attached with BITMAPD_ATTACH_CONTINUES, else -ENOENT: true
+ * before the first write whose mark is not complete, false when no such write
+ * will be made any more.  Says nothing to the daemon by itself; when the
+ * library attaches again after a time in which this was true, it does not
+ * vouch for the program.
+ */
+int bitmapd_writer_unmarked(bitmapd *handle, uint64_t drive_id, bool unmarked);
 /*
  * Ends the writer in good order: without it the daemon takes the writer for
  * lost, and keeps its unsettled marks dirty.  Every mark must be settled, or

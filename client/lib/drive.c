@@ -6,8 +6,6 @@
  */
 #include "client/lib/internal.h"
 
-#include "proto/base/name.h"
-
 #include <errno.h>
 #include <string.h>
 
@@ -24,7 +22,10 @@ static int decode_drive(struct bitmapd *handle, const struct frame *frame,
     if (r < 0) {
         return r;
     }
-    r = client_text_begin(handle, (size_t)info.name.length + info.path.length, 2);
+    r = client_text_begin(handle,
+                          (size_t)info.name.length + info.path.length + info.identity.length +
+                              info.untracked.length,
+                          4);
     if (r < 0) {
         return error_set(error, r, "out of memory");
     }
@@ -40,6 +41,9 @@ static int decode_drive(struct bitmapd *handle, const struct frame *frame,
         .writers = info.writers,
         .lost_writers = info.lost_writers,
         .unsettled = info.unsettled,
+        .checkpoints = info.checkpoints,
+        .identity = client_text_add(handle, info.identity),
+        .untracked = client_text_add(handle, info.untracked),
     };
     return 0;
 }
@@ -225,4 +229,10 @@ int bitmapd_drive_fence(bitmapd *handle, const char *name, const char *writer)
         }
     }
     return change_drive(handle, OPERATION_DRIVE_FENCE, name, writer, 0);
+}
+
+int bitmapd_drive_adopt(bitmapd *handle, const char *name)
+{
+    client_clear_error(handle);
+    return change_drive(handle, OPERATION_DRIVE_ADOPT, name, NULL, 0);
 }

@@ -57,7 +57,7 @@ static int write_attached(bitmapd *handle, const char *name, int fd, uint64_t of
     uint64_t drive;
     bool resuming;
 
-    if (bitmapd_attach(handle, name, "example", &drive, NULL, &resuming) < 0) {
+    if (bitmapd_attach(handle, name, "example", 0, &drive, NULL, &resuming) < 0) {
         return fail(handle, "attach");
     }
     if (resuming) {

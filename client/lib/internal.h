@@ -5,6 +5,7 @@
 #include "client/lib/bitmapd.h"
 #include "client/lib/marks.h"
 #include "proto/base/error.h"
+#include "proto/base/name.h"
 #include "proto/frame.h"
 #include "proto/message.h"
 #include "proto/status.h"
@@ -22,8 +23,10 @@
  *     io.c         bytes to and from the socket
  *     queue.c      requests: to issue, in flight, done
  *     sync.c       waiting, and the one way in which every synchronous call is made
+ *     text.c       strings of requests and replies
  *     marks.c      the log of unsettled marks
- *     writer.c drive.c bitmap.c map.c daemon.c     the operations
+ *     writer.c drive.c bitmap.c checkpoint.c map.c daemon.c     the operations
+ *     transaction.c     several of them at once
  */
 
 #define CLIENT_NAME_BYTES_MAX   255u
@@ -131,8 +134,11 @@ struct writer {
     char *token;
     enum writer_state state;
     int lost_result;     /* -errno, LOST */
+    unsigned flags;      /* enum bitmapd_attach_flags */
     bool caller_resumes; /* the caller owes bitmapd_resume(), we must not do it */
     bool resuming;       /* the daemon expects RESUME */
+    bool unmarked;       /* the program says that it writes without marks */
+    bool was_unmarked;   /* or has, since the daemon last heard of it */
 
     struct mark_log log;
     struct id_ranges settles; /* not issued yet */
@@ -336,13 +342,24 @@ int client_call(struct bitmapd *handle, enum request_policy policy, uint16_t ope
 int client_call_writer(struct bitmapd *handle, struct writer *writer, uint16_t operation);
 /* The id for the next request that changes something. */
 int client_request_id(struct bitmapd *handle, struct wire_uuid *ret);
-/* -EINVAL with words unless @text is 1 to @max bytes long. */
-int client_check_text(struct bitmapd *handle, const char *what, const char *text, size_t max);
-
 /* Decodes what ends a list of @count items.  0 or -EPROTO with words. */
 int client_check_list_end(const struct frame *frame, uint64_t count, struct error *error);
 /* enum bitmapd_validity; a number that we do not know vouches for nothing. */
 int client_validity(uint8_t validity);
+
+/* ---- text.c ---- */
+
+#define BITMAP_BYTES_MAX (2u * NAME_BYTES_MAX + 1u) /* "DRIVE/NAME" */
+
+/* -EINVAL with words unless @text is 1 to @max bytes long. */
+int text_check(const char *what, const char *text, size_t max, struct error *error);
+int client_check_text(struct bitmapd *handle, const char *what, const char *text, size_t max);
+/*
+ * @texts as a message has them, in @scratch, which is overwritten.  Each is 1
+ * to @max bytes long, and there is at least one; else -EINVAL with words.
+ */
+int text_encode_strings(const char *what, const char *const *texts, size_t count, size_t max,
+                        struct wire_buffer *scratch, struct wire_strings *ret, struct error *error);
 
 /*
  * Strings of a reply as C strings that live in handle->text until the next

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Maps.  A backup copies what a map calls dirty and nothing else, so a map
- * that lost a page must never look like a clean drive: every page is checked
- * as it passes (order, bounds, no touching neighbours), and the call succeeds
- * only when the daemon's end record agrees on count, sum and checksum.
+ * Maps of bitmaps and between checkpoints.  A backup copies what a map calls dirty and nothing
+ * else, so a map that lost a page must never look like a clean drive: every page is checked as it
+ * passes (order, bounds, no touching neighbours), and the call succeeds only when the daemon's end
+ * record agrees on count, sum and checksum.
  *
  *     HEAD ──map-head──▶ PAGES ──map-page──▶ PAGES ──map-end──▶ done
  *
@@ -13,17 +13,20 @@
 #include "client/lib/internal.h"
 
 #include "proto/base/checked.h"
+#include "proto/base/checkpoint_ref.h"
 #include "proto/base/crc32c.h"
-#include "proto/base/name.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #define RUNS_BATCH 512u /* given to the caller at once */
 
 struct map_state {
     const struct bitmapd_map_callbacks *callbacks;
     void *opaque;
+    const char *since; /* of a checkpoint map what was asked for, else NULL */
+    const char *until; /* or NULL */
     bool have_head;
     bool head_given;
     struct bitmapd_map head; /* its strings are in the handle's text */
@@ -33,6 +36,36 @@ struct map_state {
     uint64_t dirty_bytes;
     uint32_t crc;
 };
+
+/* Whether @name, with @uuid, is what @ref ("NAME" or "NAME@UUID"; NULL: none) asks for. */
+static bool is_checkpoint(const char *ref, struct wire_string name, const struct wire_uuid *uuid)
+{
+    struct checkpoint_ref parsed;
+
+    if (!ref) {
+        return name.length == 0;
+    }
+    if (checkpoint_ref_parse(ref, strlen(ref), &parsed, NULL) < 0) {
+        return false; /* a daemon that has such a one is none */
+    }
+    return name.length == parsed.name_bytes && memcmp(name.data, ref, name.length) == 0 &&
+           (!parsed.has_uuid || memcmp(uuid->bytes, parsed.uuid, sizeof parsed.uuid) == 0);
+}
+
+/* An answer for another base would be a backup with holes. */
+static int check_checkpoints(const struct map_state *state, const struct message_map_head *head,
+                             struct error *error)
+{
+    if (!is_checkpoint(state->since, head->base, &head->base_uuid)) {
+        return error_set(error, -EPROTO, "map since another checkpoint than %s",
+                         state->since ? state->since : "none");
+    }
+    if (!is_checkpoint(state->until, head->target, &head->target_uuid)) {
+        return error_set(error, -EPROTO, "map until another checkpoint than %s",
+                         state->until ? state->until : "none");
+    }
+    return 0;
+}
 
 static int take_head(struct bitmapd *handle, struct map_state *state, const struct frame *frame,
                      struct error *error)
@@ -48,7 +81,14 @@ static int take_head(struct bitmapd *handle, struct map_state *state, const stru
                          "map from byte %" PRIu64 " of a drive of %" PRIu64 " bytes", state->start,
                          head.size);
     }
-    r = client_text_begin(handle, (size_t)head.bitmap.length + head.reason.length, 2);
+    r = check_checkpoints(state, &head, error);
+    if (r < 0) {
+        return r;
+    }
+    r = client_text_begin(handle,
+                          (size_t)head.bitmap.length + head.reason.length + head.untracked.length +
+                              head.base.length + head.target.length,
+                          5);
     if (r < 0) {
         return error_set(error, r, "out of memory");
     }
@@ -60,7 +100,14 @@ static int take_head(struct bitmapd *handle, struct map_state *state, const stru
         .validity = client_validity(head.validity),
         .reason = client_text_add(handle, head.reason),
         .sequence = head.sequence,
+        .untracked = client_text_add(handle, head.untracked),
+        .base = client_text_add(handle, head.base),
+        .base_sequence = head.base_sequence,
+        .target = client_text_add(handle, head.target),
+        .target_sequence = head.target_sequence,
     };
+    memcpy(state->head.base_uuid, head.base_uuid.bytes, sizeof state->head.base_uuid);
+    memcpy(state->head.target_uuid, head.target_uuid.bytes, sizeof state->head.target_uuid);
     state->have_head = true;
     return 0;
 }
@@ -177,21 +224,59 @@ static int map_reply(struct bitmapd *handle, struct request *request, const stru
     return more ? take_page(request, state, frame, error) : take_end(request, state, frame, error);
 }
 
+static int call_map(struct bitmapd *handle, struct map_state *state, uint16_t operation,
+                    enum message_type type, const void *message, uint32_t *ret_crc32c)
+{
+    int r = client_call(handle, REQUEST_RESEND, operation, type, message, true, map_reply, state);
+    if (r == 0 && ret_crc32c) {
+        *ret_crc32c = state->crc;
+    }
+    return r;
+}
+
 int bitmapd_map(bitmapd *handle, const char *bitmap, uint64_t offset,
                 const struct bitmapd_map_callbacks *callbacks, void *opaque, uint32_t *ret_crc32c)
 {
     struct map_state state = {.callbacks = callbacks, .opaque = opaque, .start = offset};
 
     client_clear_error(handle);
-    int r = client_check_text(handle, "bitmap", bitmap, 2 * NAME_BYTES_MAX + 1);
+    int r = client_check_text(handle, "bitmap", bitmap, BITMAP_BYTES_MAX);
     if (r < 0) {
         return r;
     }
     struct message_map message = {.bitmap = wire_string(bitmap), .offset = offset};
-    r = client_call(handle, REQUEST_RESEND, OPERATION_MAP, MESSAGE_MAP, &message, true, map_reply,
-                    &state);
-    if (r == 0 && ret_crc32c) {
-        *ret_crc32c = state.crc;
+    return call_map(handle, &state, OPERATION_MAP, MESSAGE_MAP, &message, ret_crc32c);
+}
+
+int bitmapd_checkpoint_map(bitmapd *handle, const char *drive, const char *since, const char *until,
+                           uint64_t offset, const struct bitmapd_map_callbacks *callbacks,
+                           void *opaque, uint32_t *ret_crc32c)
+{
+    struct map_state state = {
+        .callbacks = callbacks,
+        .opaque = opaque,
+        .since = since,
+        .until = until,
+        .start = offset,
+    };
+
+    client_clear_error(handle);
+    int r = client_check_text(handle, "drive name", drive, NAME_BYTES_MAX);
+    if (r == 0) {
+        r = client_check_text(handle, "checkpoint", since, CHECKPOINT_REF_BYTES_MAX);
     }
-    return r;
+    if (r == 0 && until) {
+        r = client_check_text(handle, "checkpoint", until, CHECKPOINT_REF_BYTES_MAX);
+    }
+    if (r < 0) {
+        return r;
+    }
+    struct message_checkpoint_map message = {
+        .drive = wire_string(drive),
+        .since = wire_string(since),
+        .until = wire_string(until),
+        .offset = offset,
+    };
+    return call_map(handle, &state, OPERATION_CHECKPOINT_MAP, MESSAGE_CHECKPOINT_MAP, &message,
+                    ret_crc32c);
 }

@@ -205,6 +205,7 @@ static int attach_reply(struct bitmapd *handle, struct request *request, const s
         request->count = 1;
     }
     writer->resuming = reply.resuming;
+    writer->was_unmarked = writer->unmarked;
     return 0;
 }
 
@@ -237,6 +238,7 @@ static void attach_again(struct bitmapd *handle, struct writer *writer)
     struct message_attach message = {
         .drive = wire_string(writer->drive_name),
         .writer = wire_string(writer->token),
+        .flags = (uint8_t)(writer->flags | (writer->was_unmarked ? 0 : ATTACH_RETURNING)),
     };
     writer->state = WRITER_ATTACHING;
     issue_own(handle, writer, OPERATION_ATTACH, MESSAGE_ATTACH, &message, attach_reply,

@@ -9,7 +9,6 @@
  */
 #include "client/lib/internal.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -95,17 +94,6 @@ int client_call_writer(struct bitmapd *handle, struct writer *writer, uint16_t o
                 NULL);
 }
 
-int client_check_text(struct bitmapd *handle, const char *what, const char *text, size_t max)
-{
-    if (!text || text[0] == '\0') {
-        return client_fail(handle, -EINVAL, "%s is empty", what);
-    }
-    if (strnlen(text, max + 1) > max) {
-        return client_fail(handle, -EINVAL, "%s is longer than %zu bytes", what, max);
-    }
-    return 0;
-}
-
 int client_check_list_end(const struct frame *frame, uint64_t count, struct error *error)
 {
     struct message_list_end end;
@@ -149,26 +137,4 @@ void bitmapd_set_request_id(bitmapd *handle, const uint8_t id[16])
 void bitmapd_get_request_id(const bitmapd *handle, uint8_t ret_id[16])
 {
     memcpy(ret_id, handle->request_id.bytes, sizeof handle->request_id.bytes);
-}
-
-/* ---- Strings of replies ---- */
-
-int client_text_begin(struct bitmapd *handle, size_t bytes, unsigned strings)
-{
-    handle->text.bytes = 0;
-    return wire_buffer_reserve(&handle->text, bytes + strings);
-}
-
-const char *client_text_add(struct bitmapd *handle, struct wire_string string)
-{
-    struct wire_buffer *text = &handle->text;
-    char *start = (char *)text->data + text->bytes;
-
-    assert(string.length < text->capacity - text->bytes);
-    if (string.length > 0) {
-        memcpy(start, string.data, string.length);
-    }
-    start[string.length] = '\0';
-    text->bytes += string.length + 1u;
-    return start;
 }

@@ -15,7 +15,6 @@
 
 #include "proto/base/checked.h"
 #include "proto/base/cleanup.h"
-#include "proto/base/name.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -97,6 +96,20 @@ int bitmapd_writer_ready(const bitmapd *handle, uint64_t drive_id)
         return -ENOENT;
     }
     return writer->state == WRITER_LOST ? writer->lost_result : writer->state == WRITER_READY;
+}
+
+int bitmapd_writer_unmarked(bitmapd *handle, uint64_t drive_id, bool unmarked)
+{
+    struct writer *writer = writer_find(handle, drive_id);
+
+    client_clear_error(handle);
+    if (!writer || !(writer->flags & BITMAPD_ATTACH_CONTINUES)) {
+        return client_fail(handle, -ENOENT, "not attached to drive %llu as one that continues",
+                           (unsigned long long)drive_id);
+    }
+    writer->unmarked = unmarked;
+    writer->was_unmarked |= unmarked;
+    return 0;
 }
 
 /* ---- Marks ---- */
@@ -377,8 +390,11 @@ static void writer_unattach(struct writer *writer)
     free(writer->token);
     writer->drive_name = NULL;
     writer->token = NULL;
+    writer->flags = 0;
     writer->caller_resumes = false;
     writer->resuming = false;
+    writer->unmarked = false;
+    writer->was_unmarked = false;
 }
 
 struct attach_call {
@@ -404,6 +420,9 @@ static int attach_reply(struct bitmapd *handle, struct request *request, const s
         free(writer->token);
         writer->drive_name = STEAL(fresh->drive_name);
         writer->token = STEAL(fresh->token);
+        writer->flags = fresh->flags;
+        writer->unmarked = false;
+        writer->was_unmarked = false;
         if (writer->state == WRITER_LOST) {
             writer->state = WRITER_READY;
         }
@@ -416,10 +435,13 @@ static int attach_reply(struct bitmapd *handle, struct request *request, const s
     return 0;
 }
 
-int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, uint64_t *ret_drive_id,
-                   uint64_t *ret_size, bool *ret_resuming)
+int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, unsigned flags,
+                   uint64_t *ret_drive_id, uint64_t *ret_size, bool *ret_resuming)
 {
     client_clear_error(handle);
+    if (flags & ~(unsigned)BITMAPD_ATTACH_CONTINUES) {
+        return client_fail(handle, -EINVAL, "attach: flags 0x%x are not all known", flags);
+    }
     int r = client_check_text(handle, "drive name", drive, NAME_BYTES_MAX);
     if (r == 0) {
         r = client_check_text(handle, "writer token", writer, NAME_BYTES_MAX);
@@ -429,13 +451,18 @@ int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, uint6
     }
     CLEANUP(writer_free_memoryp) struct writer *fresh = writer_new();
     if (fresh) {
+        fresh->flags = flags;
         fresh->drive_name = strdup(drive);
         fresh->token = strdup(writer);
     }
     if (!fresh || !fresh->drive_name || !fresh->token) {
         return client_fail(handle, -ENOMEM, "attach: out of memory");
     }
-    struct message_attach message = {.drive = wire_string(drive), .writer = wire_string(writer)};
+    struct message_attach message = {
+        .drive = wire_string(drive),
+        .writer = wire_string(writer),
+        .flags = (uint8_t)flags,
+    };
     struct attach_call call = {.writer = STEAL(fresh)};
     r = client_call(handle, REQUEST_RESEND, OPERATION_ATTACH, MESSAGE_ATTACH, &message, false,
                     attach_reply, &call);

@@ -245,7 +245,7 @@ static int tracker_attach(struct tracker *tracker, bitmapd *handle, uint64_t *re
                           bool *ret_resuming, struct error *error)
 {
     uint64_t size_bytes = 0;
-    int r = bitmapd_attach(handle, tracker->drive, tracker->writer, ret_drive_id, &size_bytes,
+    int r = bitmapd_attach(handle, tracker->drive, tracker->writer, 0, ret_drive_id, &size_bytes,
                            ret_resuming);
     if (r == -EBUSY) {
         return error_set(error, r,

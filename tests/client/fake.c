@@ -199,7 +199,8 @@ void fake_error(struct fake *fake, uint16_t operation, uint64_t cookie, enum sta
 
 bool fake_string_is(struct wire_string string, const char *text)
 {
-    return string.length == strlen(text) && memcmp(string.data, text, string.length) == 0;
+    return string.length == strlen(text) &&
+           (string.length == 0 || memcmp(string.data, text, string.length) == 0);
 }
 
 void fake_attach(struct fake *fake, const char *token, bool resuming)
@@ -210,6 +211,7 @@ void fake_attach(struct fake *fake, const char *token, bool resuming)
     uint64_t cookie = fake_expect(fake, OPERATION_ATTACH, &attach);
     FAKE_CHECK(fake_string_is(attach.drive, "vg0/a"));
     FAKE_CHECK(fake_string_is(attach.writer, token));
+    fake->attach_flags = attach.flags;
     fake_reply_as(fake, MESSAGE_ATTACH_REPLY, &reply, OPERATION_ATTACH, FRAME_REPLY, STATUS_OK,
                   cookie);
 }
@@ -292,7 +294,7 @@ bitmapd *fake_attached(struct fake *fake, void (*script)(struct fake *), unsigne
 
     fake_start(fake, script);
     bitmapd *handle = fake_connect(fake, timeout_s);
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", &drive, &size, &resuming), 0);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", 0, &drive, &size, &resuming), 0);
     assert_true(drive == FAKE_DRIVE && size == FAKE_DRIVE_SIZE && !resuming);
     assert_int_equal(bitmapd_writer_ready(handle, drive), 1);
     assert_int_equal(bitmapd_writer_ready(handle, drive + 1), -ENOENT);

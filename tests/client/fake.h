@@ -30,7 +30,8 @@ struct fake {
     struct wire_buffer in;
     size_t in_done; /* bytes of in that the last frame took */
     struct wire_buffer out;
-    uint64_t cookie; /* of the last request */
+    uint64_t cookie;      /* of the last request */
+    uint8_t attach_flags; /* of the last fake_attach() */
 };
 
 #define FAKE_CHECK(condition) ((condition) ? (void)0 : fake_fail(__FILE__, __LINE__, #condition))

@@ -214,7 +214,7 @@ static void test_never_connected(void **state)
     assert_int_equal(bitmapd_flush(handle), -ENOTCONN);
     assert_string_equal(bitmapd_error(handle), "not connected");
     assert_int_equal(bitmapd_aio_mark(handle, 1, &range, 1, NULL, NULL, NULL), -ENOTCONN);
-    assert_int_equal(bitmapd_attach(handle, "a", "b", NULL, NULL, NULL), -ENOTCONN);
+    assert_int_equal(bitmapd_attach(handle, "a", "b", 0, NULL, NULL, NULL), -ENOTCONN);
     assert_int_equal(bitmapd_settle(handle, 1, 1, 1), -EINVAL);
     assert_int_equal(bitmapd_detach(handle, 1), -ENOENT);
     assert_int_equal(bitmapd_set_client_name(handle, ""), -EINVAL);

@@ -109,7 +109,7 @@ static void test_waits_for_the_writer(void **state)
     (void)state;
     fake_start(&fake, script_waits_for_the_writer);
     bitmapd *handle = fake_connect(&fake, 20);
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", NULL, NULL, &resuming), 0);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", 0, NULL, NULL, &resuming), 0);
     assert_true(resuming);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &one, 1, &id), 0);
     assert_int_equal(bitmapd_resume(handle, FAKE_DRIVE), 0);

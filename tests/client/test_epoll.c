@@ -99,7 +99,7 @@ static void test_epoll(void **state)
     assert_true(epoll_fd >= 0);
     fake_start(&fake, script_loop);
     writer.handle = fake_connect(&fake, 20);
-    assert_int_equal(bitmapd_attach(writer.handle, "vg0/a", "vm-1", NULL, NULL, NULL), 0);
+    assert_int_equal(bitmapd_attach(writer.handle, "vg0/a", "vm-1", 0, NULL, NULL, NULL), 0);
     for (unsigned i = 0; i < WINDOW; i++) {
         start_mark(&writer);
     }

@@ -4,6 +4,7 @@
  * changed, frames cut, repeated or invented.  The library may fail everything;
  * it may not crash, hang, or keep more memory than frames can ask for.
  */
+#include "client/lib/bitmapd-transaction.h"
 #include "tests/client/fake.h"
 
 #include <errno.h>
@@ -45,6 +46,10 @@ static void encode_answer(struct fake *fake, const struct frame *frame)
     struct message_map_page page = {{.data = pairs, .count = 2}};
     struct message_map_end map_end = {2, 1024, 0};
     struct message_list_end list_end = {2};
+    struct message_checkpoint_info checkpoint = {.drive = wire_string("a"),
+                                                 .name = wire_string("c")};
+    struct message_checkpoint_created created = {.drives = 1};
+    struct message_transaction_reply sequence = {1};
     struct message_status_reply status = {.server = wire_string("x")};
     uint16_t operation = frame->operation;
     uint64_t cookie = frame->cookie;
@@ -57,6 +62,23 @@ static void encode_answer(struct fake *fake, const struct frame *frame)
     case OPERATION_ATTACH:
         encode(fake, MESSAGE_ATTACH_REPLY, &attached, operation, FRAME_REPLY, cookie);
         break;
+    case OPERATION_CHECKPOINT_LIST:
+        encode(fake, MESSAGE_CHECKPOINT_INFO, &checkpoint, operation, FRAME_REPLY | FRAME_MORE,
+               cookie);
+        encode(fake, MESSAGE_CHECKPOINT_INFO, &checkpoint, operation, FRAME_REPLY | FRAME_MORE,
+               cookie);
+        encode(fake, MESSAGE_LIST_END, &list_end, operation, FRAME_REPLY, cookie);
+        break;
+    case OPERATION_CHECKPOINT_CREATE:
+        encode(fake, MESSAGE_CHECKPOINT_CREATED, &created, operation, FRAME_REPLY, cookie);
+        break;
+    case OPERATION_TRANSACTION:
+        encode(fake, MESSAGE_TRANSACTION_REPLY, &sequence, operation, FRAME_REPLY, cookie);
+        break;
+    case OPERATION_CHECKPOINT_MAP:
+        head.base = wire_string("c");
+        head.untracked = wire_string("no evidence");
+        /* fall through */
     case OPERATION_MAP:
         encode(fake, MESSAGE_MAP_HEAD, &head, operation, FRAME_REPLY | FRAME_MORE, cookie);
         encode(fake, MESSAGE_MAP_PAGE, &page, operation, FRAME_REPLY | FRAME_MORE, cookie);
@@ -143,6 +165,8 @@ static void map_head(void *opaque, const struct bitmapd_map *map)
 {
     (void)opaque;
     assert_true(strlen(map->bitmap) < 70000 && map->validity >= 0 && map->validity <= 2);
+    assert_true(strlen(map->base) < 2 && strlen(map->target) == 0);
+    assert_true(strlen(map->untracked) < 70000);
 }
 
 static void map_runs(void *opaque, const struct bitmapd_range *runs, size_t count)
@@ -153,6 +177,14 @@ static void map_runs(void *opaque, const struct bitmapd_range *runs, size_t coun
         *end = runs[i].offset + runs[i].length;
         assert_true(*end > runs[i].offset);
     }
+}
+
+static void each_checkpoint(void *opaque, const struct bitmapd_checkpoint *checkpoint)
+{
+    (void)opaque;
+    assert_true(strlen(checkpoint->drive) < 70000 && strlen(checkpoint->name) < 70000);
+    assert_true(strlen(checkpoint->reason) < 70000 && strlen(checkpoint->untracked) < 70000);
+    assert_true(checkpoint->validity >= 0 && checkpoint->validity <= 2);
 }
 
 static void each_drive(void *opaque, const struct bitmapd_drive *drive)
@@ -167,19 +199,28 @@ static void use(bitmapd *handle)
     const struct bitmapd_range range = {0, 512};
     struct bitmapd_daemon_status status;
     struct bitmapd_drive drive;
+    struct bitmapd_checkpoint_created created;
+    bitmapd_transaction *transaction = bitmapd_transaction_new();
     struct outcome outcome = {0};
     uint64_t id, drive_id = 0, end = 0;
     int queued = 0;
 
+    assert_non_null(transaction);
+    assert_int_equal(bitmapd_transaction_bitmap_delete(transaction, "a/b"), 0);
     for (int i = 0; i < 8; i++) {
         end = 0;
-        if (bitmapd_attach(handle, "vg0/a", "vm-1", &drive_id, NULL, NULL) == 0) {
+        if (bitmapd_attach(handle, "vg0/a", "vm-1", 0, &drive_id, NULL, NULL) == 0) {
             for (int j = 0; j < 3; j++) {
                 queued += bitmapd_aio_mark(handle, drive_id, &range, 1, j ? &id : NULL,
                                            outcome_completion, &outcome) == 0;
             }
         }
         (void)bitmapd_map(handle, "a/b", 0, &callbacks, &end, NULL);
+        end = 0;
+        (void)bitmapd_checkpoint_map(handle, "a", "c", NULL, 0, &callbacks, &end, NULL);
+        (void)bitmapd_checkpoint_list(handle, "a", each_checkpoint, NULL);
+        (void)bitmapd_checkpoint_create(handle, "c", (const char *const[]){"a"}, 1, &created);
+        (void)bitmapd_transaction_commit(handle, transaction, &id);
         (void)bitmapd_drive_list(handle, each_drive, NULL);
         if (bitmapd_drive_show(handle, "a", &drive) == 0) {
             assert_true(strlen(drive.name) < 70000);
@@ -188,6 +229,7 @@ static void use(bitmapd *handle)
         (void)bitmapd_settle(handle, drive_id, 1, 1);
     }
     bitmapd_close(handle);
+    bitmapd_transaction_free(transaction);
     assert_int_equal(outcome.done, queued);
 }
 

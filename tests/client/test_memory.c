@@ -6,6 +6,7 @@
  * must fail with a reason, complete everything that was queued, and leak
  * nothing (which the sanitizers look at).
  */
+#include "client/lib/bitmapd-transaction.h"
 #include "tests/client/fake.h"
 
 #include <errno.h>
@@ -89,6 +90,10 @@ static void answer(struct fake *fake, const struct frame *frame)
         fake_reply_as(fake, MESSAGE_LIST_END, &end, OPERATION_DRIVE_LIST, FRAME_REPLY, 0,
                       frame->cookie);
         break;
+    case OPERATION_TRANSACTION:
+        fake_reply_as(fake, MESSAGE_TRANSACTION_REPLY, &(struct message_transaction_reply){1},
+                      OPERATION_TRANSACTION, FRAME_REPLY, 0, frame->cookie);
+        break;
     case OPERATION_RELOAD:
         fake_error(fake, OPERATION_RELOAD, frame->cookie, STATUS_INVALID, "in words");
         break;
@@ -128,6 +133,27 @@ static void nothing(void *opaque, const struct bitmapd_drive *drive)
     assert_string_equal(drive->name, "a");
 }
 
+static int try_transaction(bitmapd *handle)
+{
+    static const char *const drives[] = {"vg0/a", "b"};
+    bitmapd_transaction *transaction = bitmapd_transaction_new();
+
+    if (!transaction) {
+        return -ENOMEM;
+    }
+    int r = bitmapd_transaction_bitmap_clear_all(transaction, "a/b");
+    if (r == 0) {
+        r = bitmapd_transaction_checkpoint_create(transaction, "c", drives, 2);
+    }
+    if (r == 0) {
+        r = bitmapd_transaction_commit(handle, transaction, NULL);
+    } else {
+        assert_string_not_equal(bitmapd_transaction_error(transaction), "");
+    }
+    bitmapd_transaction_free(transaction);
+    return r;
+}
+
 /* Everything is tried whatever failed before.  Whether all of it succeeded. */
 static bool converse(const char *path)
 {
@@ -149,7 +175,7 @@ static bool converse(const char *path)
         bitmapd_close(handle);
         return false;
     }
-    good &= bitmapd_attach(handle, "vg0/a", "vm-1", NULL, NULL, NULL) == 0;
+    good &= bitmapd_attach(handle, "vg0/a", "vm-1", 0, NULL, NULL, NULL) == 0;
     for (int i = 0; i < 40; i++) {
         r = bitmapd_aio_mark(handle, FAKE_DRIVE, ranges, 3, i % 4 ? &ids[i] : NULL,
                              outcome_completion, &outcomes[i]);
@@ -170,6 +196,9 @@ static bool converse(const char *path)
         }
     }
     assert_int_equal(queued, 0);
+    r = try_transaction(handle);
+    assert_true(r == 0 || r == -ENOMEM || r == -ENOTCONN || r == -ECONNABORTED);
+    good &= r == 0;
     r = bitmapd_drive_list(handle, nothing, NULL);
     assert_true(r == 0 || r == -ENOMEM || r == -ENOTCONN || r == -ECONNABORTED);
     good &= r == 0;

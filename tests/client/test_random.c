@@ -305,7 +305,7 @@ static void test_random(void **state)
     assert_int_equal(bitmapd_set_reconnect_timeout(handle, 50), 0);
     while (bitmapd_connect(handle, fake.path) < 0) {
     }
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", NULL, NULL, NULL), 0);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", 0, NULL, NULL, NULL), 0);
     (void)bitmapd_resume(handle, FAKE_DRIVE); /* expected when the first answer was lost */
     while (completed < MARKS) {
         /* A window of marks in flight; now and then one more, also while none can complete. */

@@ -232,7 +232,7 @@ static void test_marks(void **state)
 
     (void)state;
     bitmapd *handle = prepared();
-    CHECK(handle, bitmapd_attach(handle, DRIVE, "vm-1", &drive, &size, &resuming));
+    CHECK(handle, bitmapd_attach(handle, DRIVE, "vm-1", 0, &drive, &size, &resuming));
     assert_true(size == GRANULES * GRANULE && !resuming);
     mark_all(handle, drive, 0);
     read_map(handle, &seen);
@@ -248,7 +248,7 @@ static void test_marks(void **state)
     assert_int_equal(bitmapd_detach(handle, drive), -EBUSY);
 
     bitmapd *other = connect_to_daemon(0);
-    assert_int_equal(bitmapd_attach(other, DRIVE, "vm-1", NULL, NULL, NULL), -EBUSY);
+    assert_int_equal(bitmapd_attach(other, DRIVE, "vm-1", 0, NULL, NULL, NULL), -EBUSY);
     bitmapd_close(other);
 
     CHECK(handle, bitmapd_settle(handle, drive, marks[0].id, MARKS));
@@ -285,7 +285,7 @@ static void test_ended(int signal)
     uint64_t drive;
 
     bitmapd *handle = prepared();
-    CHECK(handle, bitmapd_attach(handle, DRIVE, "vm-1", &drive, NULL, NULL));
+    CHECK(handle, bitmapd_attach(handle, DRIVE, "vm-1", 0, &drive, NULL, NULL));
     mark_all(handle, drive, signal);
     read_map(handle, &seen);
     /* Whatever the daemon could keep of its earlier life: acknowledged is dirty. */
@@ -333,7 +333,7 @@ static void test_lost_writer(void **state)
     (void)state;
     bitmapd *handle = prepared();
     bitmapd *writer = connect_to_daemon(0);
-    CHECK(writer, bitmapd_attach(writer, DRIVE, "vm-1", &drive, NULL, NULL));
+    CHECK(writer, bitmapd_attach(writer, DRIVE, "vm-1", 0, &drive, NULL, NULL));
     CHECK(writer, bitmapd_mark(writer, drive, &range, 1, &id));
     bitmapd_close(writer);
     CHECK(handle, bitmapd_bitmap_clear_all(handle, BITMAP));
@@ -341,7 +341,7 @@ static void test_lost_writer(void **state)
     assert_true(seen.dirty[3]);
 
     writer = connect_to_daemon(0);
-    CHECK(writer, bitmapd_attach(writer, DRIVE, "vm-1", &drive, NULL, &resuming));
+    CHECK(writer, bitmapd_attach(writer, DRIVE, "vm-1", 0, &drive, NULL, &resuming));
     assert_true(resuming);
     CHECK(writer, bitmapd_resume(writer, drive));
     CHECK(writer, bitmapd_detach(writer, drive));
@@ -349,7 +349,7 @@ static void test_lost_writer(void **state)
     read_map(handle, &seen);
     assert_false(seen.dirty[3]);
 
-    CHECK(writer, bitmapd_attach(writer, DRIVE, "vm-2", &drive, NULL, &resuming));
+    CHECK(writer, bitmapd_attach(writer, DRIVE, "vm-2", 0, &drive, NULL, &resuming));
     assert_false(resuming);
     CHECK(writer, bitmapd_mark(writer, drive, &range, 1, &id));
     bitmapd_close(writer);
@@ -388,7 +388,7 @@ static void test_example(void **state)
     assert_int_equal(setenv("BITMAPD_SOCKET", socket_path, 1), 0);
 
     bitmapd *predecessor = connect_to_daemon(0);
-    CHECK(predecessor, bitmapd_attach(predecessor, DRIVE, "example", &drive, NULL, NULL));
+    CHECK(predecessor, bitmapd_attach(predecessor, DRIVE, "example", 0, &drive, NULL, NULL));
     bitmapd_close(predecessor);
     for (int i = 0; i < 2; i++) {
         pid_t pid;

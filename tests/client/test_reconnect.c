@@ -27,7 +27,7 @@ static bitmapd *attached(struct fake *fake, void (*script)(struct fake *), unsig
 
     fake_start(fake, script);
     bitmapd *handle = fake_connect(fake, timeout_s);
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", &drive, &size, &resuming), 0);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", 0, &drive, &size, &resuming), 0);
     assert_true(drive == FAKE_DRIVE && size == FAKE_DRIVE_SIZE && !resuming);
     return handle;
 }

@@ -26,6 +26,9 @@ static const struct message_drive_info drive_info = {
     .writers = 1,
     .lost_writers = 4,
     .unsettled = 9,
+    .checkpoints = 6,
+    .identity = {"inode 5", 7},
+    .untracked = {"rebooted", 8},
 };
 
 static const struct message_bitmap_info bitmap_info = {
@@ -39,6 +42,7 @@ static const struct message_bitmap_info bitmap_info = {
     .reason = {"because", 7},
     .dirty_bytes = 8192,
     .dirty_count = 2,
+    .untracked = {"no evidence", 11},
 };
 
 /* ---- What calls send ---- */
@@ -82,6 +86,10 @@ static void script_drives(struct fake *fake)
     cookie = fake_expect(fake, OPERATION_DRIVE_FENCE, &change);
     FAKE_CHECK(change.argument.length == 0 && change.flags == 0);
     fake_ok(fake, OPERATION_DRIVE_FENCE, cookie);
+    cookie = fake_expect(fake, OPERATION_DRIVE_ADOPT, &change);
+    FAKE_CHECK(fake_string_is(change.name, "b") && change.argument.length == 0);
+    FAKE_CHECK(change.flags == 0 && memcmp(change.request.bytes, id, 16) != 0);
+    fake_ok(fake, OPERATION_DRIVE_ADOPT, cookie);
     cookie = fake_expect(fake, OPERATION_DRIVE_REMOVE, &change);
     FAKE_CHECK(change.flags == CHANGE_FORCE);
     fake_error(fake, OPERATION_DRIVE_REMOVE, cookie, STATUS_BUSY,
@@ -111,12 +119,16 @@ static void test_drives(void **state)
     assert_int_equal(bitmapd_drive_show(handle, "vg0/a", &drive), 0);
     assert_true(drive.size == FAKE_DRIVE_SIZE && drive.granularity == 65536);
     assert_true(drive.bitmaps == 3 && drive.recording == 2 && drive.writers == 1);
-    assert_true(drive.lost_writers == 4 && drive.unsettled == 9);
+    assert_true(drive.lost_writers == 4 && drive.unsettled == 9 && drive.checkpoints == 6);
+    assert_string_equal(drive.identity, "inode 5");
+    assert_string_equal(drive.untracked, "rebooted");
     assert_int_equal(drive.durability, BITMAPD_DURABILITY_PROCESS_CRASH);
     assert_int_equal(bitmapd_drive_set(handle, "vg0/a", BITMAPD_DURABILITY_POWER_LOSS, 512), 0);
     assert_int_equal(bitmapd_drive_rename(handle, "vg0/a", "b"), 0);
     assert_int_equal(bitmapd_drive_resize(handle, "b", 12345), 0);
     assert_int_equal(bitmapd_drive_fence(handle, "b", NULL), 0);
+    assert_int_equal(bitmapd_drive_adopt(handle, "b"), 0);
+    assert_int_equal(bitmapd_drive_adopt(handle, ""), -EINVAL);
     assert_int_equal(bitmapd_drive_remove(handle, "b", true), -EBUSY);
     assert_string_equal(bitmapd_error(handle), "has a ?[31mwriter ??\xc3\x9f");
     assert_int_equal(bitmapd_status_code(handle), STATUS_BUSY);
@@ -191,6 +203,7 @@ static void test_bitmaps(void **state)
     assert_int_equal(bitmapd_bitmap_create(handle, "vg0/a/b", 4096, true, &bitmap), 0);
     assert_string_equal(bitmap.name, "vg0/a/b");
     assert_string_equal(bitmap.reason, "because");
+    assert_string_equal(bitmap.untracked, "no evidence");
     assert_true(bitmap.recording && bitmap.gap && bitmap.dirty_count == 2);
     assert_int_equal(bitmap.validity, BITMAPD_UNKNOWN);
     assert_int_equal(bitmapd_bitmap_enable(handle, "vg0/a/b"), 0);

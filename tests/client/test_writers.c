@@ -253,7 +253,7 @@ static void test_caller_resumes(void **state)
     (void)state;
     fake_start(&fake, script_caller_resumes);
     bitmapd *handle = fake_connect(&fake, 20);
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", NULL, NULL, &resuming), 0);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-1", 0, NULL, NULL, &resuming), 0);
     assert_true(resuming);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &one, 1, &id), 0);
     TURN_UNTIL(handle, bitmapd_fd(handle) < 0);
@@ -350,7 +350,7 @@ static void test_fenced(void **state)
     assert_int_equal(bitmapd_resume(handle, FAKE_DRIVE), -EOWNERDEAD);
     assert_int_equal(bitmapd_unsettled(handle, FAKE_DRIVE), 0);
     assert_int_equal(bitmapd_flush(handle), -EIO);
-    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-2", NULL, NULL, NULL), 0);
+    assert_int_equal(bitmapd_attach(handle, "vg0/a", "vm-2", 0, NULL, NULL, NULL), 0);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &range, 1, &id), 0);
     assert_int_equal(bitmapd_mark(handle, FAKE_DRIVE, &range, 1, &id), -EOWNERDEAD);
     assert_int_equal(bitmapd_detach(handle, FAKE_DRIVE), -EOWNERDEAD);

@@ -466,11 +466,11 @@ int bitmapd_drain(bitmapd *handle)
     return handle->lost || fake.offline ? -ENOTCONN : 0;
 }
 
-int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, uint64_t *ret_drive_id,
-                   uint64_t *ret_size, bool *ret_resuming)
+int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, unsigned flags,
+                   uint64_t *ret_drive_id, uint64_t *ret_size, bool *ret_resuming)
 {
     handle_enter(handle);
-    CHECK(strcmp(drive, "vm1") == 0 && strcmp(writer, "nbdkit-vm1") == 0);
+    CHECK(strcmp(drive, "vm1") == 0 && strcmp(writer, "nbdkit-vm1") == 0 && flags == 0);
     fake_lock();
     CHECK(fake.handle == NULL);
     int r = fake.attach_result;

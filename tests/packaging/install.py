@@ -17,6 +17,7 @@ import tempfile
 
 PROGRAM = r"""
 #include <bitmapd.h>
+#include <bitmapd-transaction.h>
 #include <stdio.h>
 int main(void)
 {
@@ -39,6 +40,7 @@ def expected(o):
         f"{o.libdir}/libbitmapd.so.{o.version}",
         f"{o.libdir}/pkgconfig/bitmapd.pc",
         f"{o.includedir}/bitmapd.h",
+        f"{o.includedir}/bitmapd-transaction.h",
         f"{o.plugindir}/nbdkit-bitmapd-plugin.so",
         f"{o.mandir}/man1/bitmapctl.1",
         f"{o.mandir}/man1/nbdkit-bitmapd-plugin.1",

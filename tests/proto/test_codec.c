@@ -115,6 +115,16 @@ static void random_field(struct arena *arena, const struct field *field, uint8_t
         }
         return;
     }
+    case FIELD_BLOB: {
+        struct wire_blob *blob = (void *)value;
+        blob->bytes = random_below(300);
+        uint8_t *data = arena_take(arena, blob->bytes);
+        blob->data = data;
+        for (uint32_t i = 0; i < blob->bytes; i++) {
+            data[i] = (uint8_t)random_u64(); /* NULs too */
+        }
+        return;
+    }
     }
     abort();
 }
@@ -164,6 +174,14 @@ static void check_field(const struct field *field, const uint8_t *a, const uint8
         for (uint32_t i = 0; i < left->count; i++) {
             struct wire_range x = wire_ranges_get(left, i), y = wire_ranges_get(right, i);
             assert_true(x.offset == y.offset && x.length == y.length);
+        }
+        return;
+    }
+    case FIELD_BLOB: {
+        const struct wire_blob *left = (const void *)a, *right = (const void *)b;
+        assert_int_equal(left->bytes, right->bytes);
+        if (left->bytes) {
+            assert_memory_equal(left->data, right->data, left->bytes);
         }
         return;
     }
@@ -329,6 +347,62 @@ static void test_words(void **state)
                         "mark: ranges at byte 16: expected 5 ranges, found bytes for 0");
 }
 
+/* A blob's length is checked against what is there; NULs in it are bytes as others. */
+static void test_blob(void **state)
+{
+    static const uint8_t golden[] = {[16] = 3, 0, 0, 0, 7, 0, 9};
+    struct message_transaction message;
+    struct error error;
+    uint8_t payload[sizeof golden];
+
+    (void)state;
+    assert_int_equal(
+        message_decode(MESSAGE_TRANSACTION, golden, sizeof golden, 0, &message, &error), 0);
+    assert_int_equal(message.operations.bytes, 3);
+    assert_memory_equal(message.operations.data, "\7\0\11", 3);
+
+    assert_int_equal(message_decode(MESSAGE_TRANSACTION, golden, 18, 1, &message, &error), -EPROTO);
+    assert_string_equal(error.text,
+                        "transaction: operations at byte 16: expected 4 bytes, found 2");
+    memcpy(payload, golden, sizeof payload);
+    for (unsigned byte = 0; byte < 4; byte++) {
+        payload[16 + byte] ^= 0x80; /* longer than what follows, up to 2 GiB */
+        check_refused(MESSAGE_TRANSACTION, payload, sizeof payload, 1);
+        payload[16 + byte] ^= 0x80;
+    }
+    memset(payload + 16, 0xff, 4);
+    assert_int_equal(
+        message_decode(MESSAGE_TRANSACTION, payload, sizeof payload, 1, &message, &error), -EPROTO);
+    assert_string_equal(error.text,
+                        "transaction: operations at byte 20: expected 4294967295 bytes, found 3");
+    memset(payload + 16, 0, 4);
+    check_refused(MESSAGE_TRANSACTION, payload, sizeof payload, 0); /* bytes behind it */
+    assert_int_equal(message_decode(MESSAGE_TRANSACTION, payload, 20, 0, &message, &error), 0);
+    assert_null(message.operations.data);
+    assert_int_equal(message.operations.bytes, 0);
+}
+
+/* The largest TRANSACTION that fits: header 16, request 16, length 4. */
+static void test_blob_limit(void **state)
+{
+    uint32_t bytes = FRAME_BYTES_MAX - 36;
+    uint8_t *data = calloc(bytes + 1, 1);
+    struct message_transaction message = {.operations = {.data = data, .bytes = bytes + 1}};
+    struct wire_buffer buffer = {0};
+
+    (void)state;
+    assert_non_null(data);
+    assert_int_equal(message_encode(&buffer, MESSAGE_TRANSACTION, &message, 1, 0, 0, 0), -EMSGSIZE);
+    message.operations.bytes = UINT32_MAX;
+    assert_int_equal(message_encode(&buffer, MESSAGE_TRANSACTION, &message, 1, 0, 0, 0), -EMSGSIZE);
+    assert_int_equal(buffer.bytes, 0);
+    message.operations.bytes = bytes;
+    assert_int_equal(message_encode(&buffer, MESSAGE_TRANSACTION, &message, 1, 0, 0, 0), 0);
+    assert_int_equal(buffer.bytes, FRAME_BYTES_MAX);
+    wire_buffer_deinit(&buffer);
+    free(data);
+}
+
 static void test_size_limit(void **state)
 {
     /* The largest MARK that fits: header 16, drive 8, first_id 8, count 4. */
@@ -374,10 +448,14 @@ static void test_operations(void **state)
     assert_string_equal(operation_name(OPERATION_RELOAD), "reload");
     assert_int_equal(message_request_type(OPERATION_MARK), MESSAGE_MARK);
     assert_int_equal(message_request_type(OPERATION_DRIVE_LIST), MESSAGE_EMPTY);
+    assert_string_equal(operation_name(OPERATION_CHECKPOINT_MAP), "checkpoint-map");
+    assert_int_equal(message_request_type(OPERATION_DRIVE_ADOPT), MESSAGE_DRIVE_CHANGE);
+    assert_int_equal(message_request_type(OPERATION_TRANSACTION), MESSAGE_TRANSACTION);
+    assert_int_equal(message_request_type(OPERATION_CHECKPOINT_LIST), MESSAGE_DRIVE_NAME);
     for (uint32_t i = 0; i <= UINT16_MAX; i++) {
         bool known = message_request_type((uint16_t)i) != MESSAGE_TYPES;
         assert_int_equal(known, strcmp(operation_name((uint16_t)i), "unknown") != 0);
-        assert_false(known && (i == 0 || i > OPERATION_RELOAD));
+        assert_false(known && (i == 0 || i > OPERATION_CHECKPOINT_MAP));
     }
 }
 
@@ -387,6 +465,7 @@ int main(void)
         cmocka_unit_test(test_every_type),     cmocka_unit_test(test_noise),
         cmocka_unit_test(test_nul_in_strings), cmocka_unit_test(test_words),
         cmocka_unit_test(test_size_limit),     cmocka_unit_test(test_buffer_overflow),
+        cmocka_unit_test(test_blob),           cmocka_unit_test(test_blob_limit),
         cmocka_unit_test(test_operations),
     };
     const char *seed = getenv("BITMAPD_TEST_SEED");

@@ -78,7 +78,7 @@ static const struct message_drive_resize drive_resize = {
 static const struct message_drive_info drive_info = {
     .id = 1, .name = STRING("a"), .path = STRING(""), .size = 2, .granularity = 3,
     .durability = 1, .bitmaps = 4, .recording = 5, .writers = 6, .lost_writers = 7,
-    .unsettled = 8,
+    .unsettled = 8, .checkpoints = 9, .identity = STRING("inode 5"), .untracked = STRING("u"),
 };
 static const struct message_bitmap_create bitmap_create = {
     .request = UUID_A, .bitmap = STRING("a/b"), .granularity = 4096, .flags = CHANGE_DISABLED,
@@ -97,20 +97,22 @@ static const struct message_bitmap_merge bitmap_merge = {
 static const struct message_bitmap_info bitmap_info = {
     .id = 9, .bitmap = STRING("a/b"), .granularity = 65536, .size = 100000, .recording = 1,
     .gap = 0, .validity = WIRE_VALIDITY_UNKNOWN, .reason = STRING("why"), .dirty_bytes = 100000,
-    .dirty_count = 2,
+    .dirty_count = 2, .untracked = STRING("no"),
 };
 static const struct message_list_end list_end = {3};
 static const struct message_map map = {STRING("a/b"), 65536};
 static const struct message_map_head map_head = {
     .bitmap = STRING("a/b"), .size = 100000, .granularity = 512, .recording = 1, .validity = 0,
-    .reason = STRING(""), .sequence = 77,
+    .reason = STRING(""), .sequence = 77, .untracked = STRING("u"), .base = STRING("c1"),
+    .base_uuid = UUID_A, .base_sequence = 60, .target = STRING("c2"), .target_uuid = UUID_B,
+    .target_sequence = 70,
 };
 static const struct message_map_page map_page = {RANGES};
 static const struct message_map_end map_end = {.runs = 2, .dirty_bytes = 8193,
                                                .crc32c = 0xdeadbeef};
 static const struct message_mark mark = {.drive = 7, .first_id = 8, .ranges = RANGES};
 static const struct message_settle settle = {.drive = 7, .ids = RANGES};
-static const struct message_attach attach = {STRING("a"), STRING("vm-1")};
+static const struct message_attach attach = {STRING("a"), STRING("vm-1"), ATTACH_RETURNING};
 static const struct message_attach_reply attach_reply = {.drive = 7, .size = 100000,
                                                          .resuming = 1};
 static const struct message_drive_id drive_id = {7};
@@ -121,6 +123,31 @@ static const struct message_status_reply status_reply = {
     .unknown_bitmaps = 6, .connections = 7, .marks = 8, .memory_bytes = 9,
     .dirty_memory_bytes = 10, .flushes = 11, .container_bytes = 12, .degraded = 1,
     .degraded_reason = STRING("r"), .degraded_since_ns = 13, .start_report = STRING("ok"),
+};
+/* One operation: CHECKPOINT_DELETE (82) with a payload of 2 bytes. */
+static const struct message_transaction transaction = {
+    .request = UUID_A,
+    .operations = {.data = (const uint8_t *)"\x52\0\2\0\0\0\xaa\0", .bytes = 8},
+};
+static const struct message_transaction_reply transaction_reply = {0x0200};
+static const struct message_checkpoint_create checkpoint_create = {
+    .request = UUID_A, .name = STRING("daily"),
+    .drives = {.data = (const uint8_t *)"\1\0a\5\0vg0/b", .bytes = 10, .count = 2},
+};
+static const struct message_checkpoint_created checkpoint_created = {
+    .uuid = UUID_B, .sequence = 78, .created_ns = UINT64_C(0x0102030405060708), .drives = 2,
+};
+static const struct message_checkpoint_delete checkpoint_delete = {
+    .request = UUID_B, .drive = STRING("vg0/b"), .checkpoint = STRING("daily"),
+};
+static const struct message_checkpoint_info checkpoint_info = {
+    .id = 9, .drive = STRING("a"), .name = STRING("c1"), .uuid = UUID_A, .sequence = 60,
+    .created_ns = 61, .granularity = 65536, .size = 100000, .recording = 1,
+    .validity = WIRE_VALIDITY_SUPERSET, .reason = STRING("why"), .untracked = STRING("u"),
+    .dirty_bytes = 4096, .dirty_count = 2,
+};
+static const struct message_checkpoint_map checkpoint_map = {
+    .drive = STRING("a"), .since = STRING("c1"), .until = STRING(""), .offset = 65536,
 };
 
 static const struct {
@@ -142,7 +169,7 @@ static const struct {
     {MESSAGE_DRIVE_RESIZE, &drive_resize, UUID_A_HEX "0100 61 0807060504030201"},
     {MESSAGE_DRIVE_INFO, &drive_info,
      "0100000000000000 0100 61 0000 0200000000000000 03000000 01 04000000 05000000 06000000 "
-     "07000000 0800000000000000"},
+     "07000000 0800000000000000 09000000 0700 696e6f64652035 0100 75"},
     {MESSAGE_BITMAP_CREATE, &bitmap_create, UUID_A_HEX "0300 612f62 00100000 02"},
     {MESSAGE_BITMAP_NAME, &bitmap_name, "0300 612f62"},
     {MESSAGE_BITMAP_CHANGE, &bitmap_change, UUID_A_HEX "0300 612f62 0100 63"},
@@ -152,16 +179,17 @@ static const struct {
      UUID_A_HEX "0300 612f74 0200 0300 612f78 0000"},
     {MESSAGE_BITMAP_INFO, &bitmap_info,
      "0900000000000000 0300 612f62 00000100 a086010000000000 01 00 02 0300 776879 "
-     "a086010000000000 0200000000000000"},
+     "a086010000000000 0200000000000000 0200 6e6f"},
     {MESSAGE_LIST_END, &list_end, "0300000000000000"},
     {MESSAGE_MAP, &map, "0300 612f62 0000010000000000"},
     {MESSAGE_MAP_HEAD, &map_head,
-     "0300 612f62 a086010000000000 00020000 01 00 0000 4d00000000000000"},
+     "0300 612f62 a086010000000000 00020000 01 00 0000 4d00000000000000 0100 75 "
+     "0200 6331 " UUID_A_HEX "3c00000000000000 0200 6332 " UUID_B_HEX "4600000000000000"},
     {MESSAGE_MAP_PAGE, &map_page, RANGES_HEX},
     {MESSAGE_MAP_END, &map_end, "0200000000000000 0120000000000000 efbeadde"},
     {MESSAGE_MARK, &mark, "0700000000000000 0800000000000000 " RANGES_HEX},
     {MESSAGE_SETTLE, &settle, "0700000000000000 " RANGES_HEX},
-    {MESSAGE_ATTACH, &attach, "0100 61 0400 766d2d31"},
+    {MESSAGE_ATTACH, &attach, "0100 61 0400 766d2d31 02"},
     {MESSAGE_ATTACH_REPLY, &attach_reply, "0700000000000000 a086010000000000 01"},
     {MESSAGE_DRIVE_ID, &drive_id, "0700000000000000"},
     {MESSAGE_FLUSH_REPLY, &flush_reply, "0001000000000000"},
@@ -169,6 +197,17 @@ static const struct {
      "0100 73 " UUID_A_HEX UUID_B_HEX "0200 2f63 0100000000000000 0200000000000000 "
      "0300000000000000 04000000 05000000 06000000 07000000 0800000000000000 0900000000000000 "
      "0a00000000000000 0b00000000000000 0c00000000000000 01 0100 72 0d00000000000000 0200 6f6b"},
+    {MESSAGE_TRANSACTION, &transaction, UUID_A_HEX "08000000 5200 02000000 aa00"},
+    {MESSAGE_TRANSACTION_REPLY, &transaction_reply, "0002000000000000"},
+    {MESSAGE_CHECKPOINT_CREATE, &checkpoint_create,
+     UUID_A_HEX "0500 6461696c79 0200 0100 61 0500 7667302f62"},
+    {MESSAGE_CHECKPOINT_CREATED, &checkpoint_created,
+     UUID_B_HEX "4e00000000000000 0807060504030201 02000000"},
+    {MESSAGE_CHECKPOINT_DELETE, &checkpoint_delete, UUID_B_HEX "0500 7667302f62 0500 6461696c79"},
+    {MESSAGE_CHECKPOINT_INFO, &checkpoint_info,
+     "0900000000000000 0100 61 0200 6331 " UUID_A_HEX "3c00000000000000 3d00000000000000 "
+     "00000100 a086010000000000 01 01 0300 776879 0100 75 0010000000000000 0200000000000000"},
+    {MESSAGE_CHECKPOINT_MAP, &checkpoint_map, "0100 61 0200 6331 0000 0000010000000000"},
 };
 /* clang-format on */
 

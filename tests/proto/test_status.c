@@ -27,6 +27,8 @@ static void test_names(void **state)
         }
     }
     assert_string_equal(status_name(STATUS_NOT_FOUND), "not-found");
+    assert_string_equal(status_name(STATUS_OTHER_DRIVE), "other-drive");
+    assert_int_equal(STATUS_OTHER_DRIVE, 16);
     assert_string_equal(status_name(STATUS_END), "unknown");
     assert_string_equal(status_name(255), "unknown");
     assert_non_null(status_text(255));
@@ -66,6 +68,7 @@ static void test_errnos(void **state)
         {-EINPROGRESS, STATUS_NOT_DURABLE},
         {-ESHUTDOWN, STATUS_SHUTTING_DOWN},
         {-EOWNERDEAD, STATUS_FENCED},
+        {-EXDEV, STATUS_OTHER_DRIVE},
         {-EOPNOTSUPP, STATUS_UNKNOWN_OPERATION},
         {-EPROTO, STATUS_MALFORMED},
         {-EPIPE, STATUS_FAILED},
