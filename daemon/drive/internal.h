@@ -215,8 +215,6 @@ int sealed_read(struct container *container, uint64_t id, uint64_t size, uint32_
 /* ---- retention.c ---- */
 
 int retention_new(struct model *model, struct retention **ret);
-/* Deletes checkpoints that are too many or too old. */
-void retention_enforce(struct model *model);
 void retention_close(struct retention *retention, void (*closed)(struct model *model));
 /* A start that fails; blocks. */
 void retention_abandon(struct retention *retention);

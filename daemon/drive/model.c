@@ -371,6 +371,11 @@ uint64_t model_sequence(const struct model *model)
     return model->sequence;
 }
 
+uint64_t model_last_id(const struct model *model)
+{
+    return model->next_id - 1;
+}
+
 const uint8_t *model_container_uuid(const struct model *model)
 {
     return writeback_container_uuid(model->writeback);

@@ -212,6 +212,10 @@ int model_transaction_begin(struct model *model, struct error *error);
 int model_transaction_commit(struct model *model, const struct request_id *request,
                              const char *peer, uint64_t *ret_sequence, struct error *error);
 void model_transaction_abort(struct model *model);
+/* The id given last; ids are given in order. */
+uint64_t model_last_id(const struct model *model);
+/* Deletes the eldest checkpoints of drives that have too many, or too old ones. */
+void model_enforce_retention(struct model *model);
 
 /*
  * Reads the bits that the last model_commit() with -EAGAIN was in want of, on the container's

@@ -60,7 +60,7 @@ static bool prune_one(struct model *model, struct drive *drive, const char *why)
     return true;
 }
 
-void retention_enforce(struct model *model)
+void model_enforce_retention(struct model *model)
 {
     uint64_t now_ns = (uint64_t)model_wall_clock_ns();
     struct drive *drive;
@@ -78,7 +78,7 @@ void retention_enforce(struct model *model)
 static void fired(uv_timer_t *timer)
 {
     struct retention *retention = timer->data;
-    retention_enforce(retention->model);
+    model_enforce_retention(retention->model);
 }
 
 int retention_new(struct model *model, struct retention **ret)
