@@ -44,6 +44,10 @@
  *     mmc cid=C area=main|boot0|…
  *     ""                      anything else (zram, ram, nbd, a virtio disk without a serial …)
  *
+ * A text changes with what there is to tell: before Linux 6.9 a partition (before md/uuid an array)
+ * that is looked at while udev's database lacks it is another than afterwards, and so is a file on
+ * it.  That refuses a drive that is the right one, and never takes another for it.
+ *
  * What it cannot see: two disks to which somebody gave one serial or, as `dd` does, one PARTUUID
  * where DISK is ""; a disk or a volume that was set back to an earlier state in place; the card in
  * a reader (its wwid is the reader's).
@@ -56,13 +60,14 @@
  *         before Linux 6.13; a second or two on old file systems).
  *     block boot=ID diskseq=N written=SECTORS [discarded=SECTORS] [backing-size=B backing-mtime=T]
  *     partition … disk-written=SECTORS [disk-discarded=SECTORS] …
- *         Counters of 512-byte sectors since this boot and this attachment (diskseq).  A
- *         partition's counter misses writes to the whole disk, so the whole disk's goes with it;
- *         that one moves for the other partitions, too.  A loop device over a file has the file's
- *         size and mtime as well.  Not seen: what is dirty in the page cache still (fsync(2) the
- *         device before), writes by other hosts, to the device below a dm or md device or a
- *         loop device that is over a block device, SCSI commands passed through, and writes while
- *         queue/iostats was 0 for a time.
+ *         Counters of 512-byte sectors, comparable within one boot and one attachment (diskseq).
+ *         There are none where the kernel does not count (queue/iostats is 0), where DAX goes
+ *         around the count, or without diskseq (before Linux 5.15).  A partition's counter misses
+ * writes to the whole disk, so the whole disk's goes with it; that one moves for the other
+ * partitions, too.  A loop device over a file has the file's size and mtime as well.  Not seen:
+ * what is dirty in the page cache still (fsync(2) the device before), writes by other hosts, to the
+ * device below a dm or md device or a loop device that is over a block device, SCSI commands passed
+ * through, and writes while queue/iostats was 0 for a time.
  *
  * Both are printable ASCII: a kind, then KEY=VALUE after a space each.  In values spaces, controls,
  * '=', '%', '~' and bytes above 0x7e are %XX.  A text that would be longer than
