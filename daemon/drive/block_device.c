@@ -44,8 +44,8 @@ int block_device_open(const struct probe_context *context, unsigned major, unsig
     (void)snprintf(found.number, sizeof found.number, "%u:%u", major, minor);
     (void)snprintf(path, sizeof path, "dev/block/%s", found.number);
     ssize_t length = readlinkat(context->sysfs, path, link, sizeof link - 1);
-    if (length < 0) {
-        return -errno;
+    if (length < 0 || (size_t)length >= sizeof link - 1) {
+        return length < 0 ? -errno : -ENAMETOOLONG;
     }
     link[length] = '\0';
     CLEANUP_CLOSE int directory = openat(context->sysfs, path, DIRECTORY);

@@ -88,7 +88,7 @@ static const char *collect(const struct probe_context *context, unsigned major, 
 {
     CLEANUP(block_device_close) struct block_device device = {.directory = -1, .disk = -1};
     struct counters own, disk;
-    uint64_t counted, sequence;
+    uint64_t counted, sequence, dax;
     struct statx stx;
 
     if (!usable_boot_id(context->boot_id)) {
@@ -102,6 +102,10 @@ static const char *collect(const struct probe_context *context, unsigned major, 
     }
     if (counted == 0) {
         return "its writes are not counted (queue/iostats is 0)";
+    }
+    /* Stores to mapped memory are no requests. */
+    if (sysfs_read_number(device.disk, "queue/dax", &dax) && dax != 0) {
+        return "it can be written to without any count (queue/dax is 1)";
     }
     /* Without it a device that was attached anew could pass for one that was not written to. */
     if (!sysfs_read_number(device.disk, "diskseq", &sequence)) {

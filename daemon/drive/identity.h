@@ -32,7 +32,7 @@
  *     loop offset=B sizelimit=B over FILE|DEVICE
  *                             what it is attached to, in bytes; "" when the backing file cannot be
  *                             found under its name (removed, in another mount namespace)
- *     partition uuid=U [of DISK]              U: PARTUUID, from sysfs (Linux 6.9) or udev
+ *     partition uuid=U [of DISK]              U: PARTUUID, from sysfs or udev
  *     partition number=N start=SECTOR of DISK where there is none; "" when DISK is ""
  *     scsi wwid=W             the logical unit's designator, as the kernel writes it (naa.…)
  *     scsi vendor=V model=M serial=S          where there is no designator
@@ -43,6 +43,10 @@
  *     md uuid=32 HEX DIGITS   from sysfs or udev
  *     mmc cid=C area=main|boot0|…
  *     ""                      anything else (zram, ram, nbd, a virtio disk without a serial …)
+ *
+ * A text changes with what there is to tell: where the kernel's sysfs has no PARTUUID (no md/uuid),
+ * as in Linux 6.1, a partition (an array) that is looked at before udev knows it is another than
+ * afterwards, and so is a file on it.  That refuses the right drive; it takes no other for it.
  *
  * What it cannot see: two disks to which somebody gave one serial or, as `dd` does, one PARTUUID
  * where DISK is ""; a disk or a volume that was set back to an earlier state in place; the card in
@@ -56,13 +60,15 @@
  *         before Linux 6.13; a second or two on old file systems).
  *     block boot=ID diskseq=N written=SECTORS [discarded=SECTORS] [backing-size=B backing-mtime=T]
  *     partition … disk-written=SECTORS [disk-discarded=SECTORS] …
- *         Counters of 512-byte sectors since this boot and this attachment (diskseq).  A
- *         partition's counter misses writes to the whole disk, so the whole disk's goes with it;
- *         that one moves for the other partitions, too.  A loop device over a file has the file's
- *         size and mtime as well.  Not seen: what is dirty in the page cache still (fsync(2) the
- *         device before), writes by other hosts, to the device below a dm or md device or a
- *         loop device that is over a block device, SCSI commands passed through, and writes while
- *         queue/iostats was 0 for a time.
+ *         Counters of 512-byte sectors, comparable within one boot and one attachment (diskseq).
+ *         There are none where the kernel does not count (queue/iostats is 0), where DAX goes
+ *         around the count, or without diskseq (before Linux 5.15).  A partition's counter misses
+ *         writes to the whole disk, so the disk's goes with it; that one moves for the other
+ *         partitions, too.  A loop device over a file has the file's size and mtime as well.
+ *         Not seen: what is dirty in the page cache still (fsync(2) the device before); writes by
+ *         other hosts; writes to the device below a dm or md device, or below a loop device that
+ *         is over a device; SCSI commands passed through; writes while queue/iostats was 0 for a
+ *         time.
  *
  * Both are printable ASCII: a kind, then KEY=VALUE after a space each.  In values spaces, controls,
  * '=', '%', '~' and bytes above 0x7e are %XX.  A text that would be longer than
@@ -109,8 +115,7 @@ int drive_probe_block(unsigned major, unsigned minor, uint64_t size,
 enum evidence_verdict {
     EVIDENCE_EQUAL,        /* nothing speaks for a write; no proof that there was none */
     EVIDENCE_WRITTEN,      /* the drive was written to, or attached anew, which resets counters */
-    EVIDENCE_INCOMPARABLE, /* nothing can be said: another boot, another kind, not evidence at all
-                            */
+    EVIDENCE_INCOMPARABLE, /* nothing can be said: another boot, another kind, no evidence */
 };
 
 /*

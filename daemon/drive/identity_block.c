@@ -49,7 +49,7 @@ static bool told(const struct sysfs_text *uuid)
     return strlen(uuid->bytes) == uuid->length && dash && zeros < (size_t)(dash - uuid->bytes);
 }
 
-/* Linux tells it since 6.9; udev has it from blkid, in the same spelling. */
+/* Newer kernels tell it; udev has it from blkid, in the same spelling. */
 static bool partition_uuid(const struct probe_context *context, const struct block_device *device,
                            struct sysfs_text *ret)
 {

@@ -377,6 +377,10 @@ static void test_evidence(void **state)
     tree_remove("devices/" SDA "/queue/iostats");
     expect_none("8:0", "queue/iostats");
     tree_text("devices/" SDA "/queue/iostats", "1");
+    tree_text("devices/" SDA "/queue/dax", "1");
+    expect_none("8:0", "queue/dax");
+    expect_none("8:1", "queue/dax");
+    tree_text("devices/" SDA "/queue/dax", "0");
     tree_remove("devices/" SDA "/diskseq");
     expect_none("8:0", "diskseq");
     tree_text("devices/" SDA "/diskseq", "9");
