@@ -25,8 +25,8 @@
 
 /* A look at a path.  Lives until the pool is done with it, whoever waits. */
 struct probe {
-    uv_work_t work; /* while it runs */
-    struct server *server; /* NULL: gone */
+    uv_work_t work;            /* while it runs */
+    struct server *server;     /* NULL: gone */
     struct deferral *deferral; /* NULL: nobody waits any more */
     bool running;
     char *path;

@@ -169,8 +169,7 @@ int dispatch_again(struct session *session, const struct frame *frame, struct de
 int dispatch_part(const struct request *whole, uint16_t operation, const uint8_t *payload,
                   uint32_t payload_bytes, struct error *error)
 {
-    struct request request = {
-        .session = whole->session, .deferral = whole->deferral, .part = true};
+    struct request request = {.session = whole->session, .deferral = whole->deferral, .part = true};
     struct frame frame = {.operation = operation,
                           .cookie = whole->cookie,
                           .payload = payload,

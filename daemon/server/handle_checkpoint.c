@@ -45,7 +45,8 @@ void fill_checkpoint_created(struct model *model, const struct checkpoint *check
     while ((drive = model_drive_after(model, after))) {
         after = drive->id;
         const struct drive_bitmap *bitmap;
-        TAILQ_FOREACH_REVERSE (bitmap, &drive->history, drive_bitmap_list, in_history) {
+        TAILQ_FOREACH_REVERSE(bitmap, &drive->history, drive_bitmap_list, in_history)
+        {
             if (bitmap->checkpoint->sequence <= checkpoint->sequence) {
                 ret->drives += bitmap->checkpoint->sequence == checkpoint->sequence &&
                                memcmp(bitmap->checkpoint->uuid, checkpoint->uuid, 16) == 0;

@@ -50,7 +50,8 @@ int handle_drive_show(const struct request *request, struct error *error)
     }
     struct drive_info_buffer info;
     fill_drive_info(drive, &info);
-    reply(request->session, MESSAGE_DRIVE_INFO, &info.message, request->operation, 0, request->cookie);
+    reply(request->session, MESSAGE_DRIVE_INFO, &info.message, request->operation, 0,
+          request->cookie);
     return 0;
 }
 
@@ -125,8 +126,7 @@ int handle_drive_adopt(const struct request *request, struct error *error)
         return r;
     }
     if (sight.r < 0) {
-        return error_set(error, sight.r == -EINVAL ? -EINVAL : -EREMOTEIO, "%s",
-                         sight.error->text);
+        return error_set(error, sight.r == -EINVAL ? -EINVAL : -EREMOTEIO, "%s", sight.error->text);
     }
     struct record record = {
         .type = RECORD_DRIVE_ADOPT,

@@ -53,8 +53,7 @@ static int handle_parts(const struct request *request, struct error *error)
     uint32_t count = 0;
 
     while (left > 0) {
-        if (left < TRANSACTION_HEADER_BYTES ||
-            load_le32(p + 2) > left - TRANSACTION_HEADER_BYTES) {
+        if (left < TRANSACTION_HEADER_BYTES || load_le32(p + 2) > left - TRANSACTION_HEADER_BYTES) {
             return error_set(error, -EPROTO, "operation %u: it ends before it is whole", count);
         }
         if (count == PARTS_MAX) {

@@ -93,7 +93,7 @@ struct session {
     struct wire_buffer out;
     size_t out_head; /* bytes of it that are sent */
 
-    uint32_t in_flight; /* requests not yet answered */
+    uint32_t in_flight;        /* requests not yet answered */
     struct deferral *deferral; /* of the request that holds up all others, or NULL */
     struct pending_list pending;
     struct stream_list streams; /* in turn */
@@ -120,7 +120,7 @@ struct request {
     struct model *model;
     uint16_t operation;
     uint64_t cookie;
-    const void *message; /* the operation's structure */
+    const void *message;       /* the operation's structure */
     struct deferral *deferral; /* it was put off before, and has what it wanted; or NULL */
     bool part;                 /* of a transaction: it is committed and answered as a whole */
 };
@@ -137,9 +137,9 @@ struct pending {
     struct server *server; /* NULL once it is gone, as @session is */
     uint16_t operation;
     uint64_t cookie;
-    uint64_t object; /* id of the drive or bitmap the answer tells of */
+    uint64_t object;   /* id of the drive or bitmap the answer tells of */
     uint64_t sequence; /* that it waits for */
-    bool in_model;   /* stands in the model's queue */
+    bool in_model;     /* stands in the model's queue */
     struct message_attach_reply attach;
     TAILQ_ENTRY(pending) entry;
 };
@@ -269,8 +269,7 @@ struct map_answer {
     struct bitmap *bits;
     uint64_t offset;
 };
-int stream_map_start(const struct request *request, struct map_answer *answer,
-                     struct error *error);
+int stream_map_start(const struct request *request, struct map_answer *answer, struct error *error);
 /* A map cannot begin just anywhere. */
 int check_map_offset(uint64_t offset, uint64_t size, uint32_t granularity, struct error *error);
 /* Makes frames until the output is at its bound or nothing is left. */

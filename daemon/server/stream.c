@@ -118,7 +118,8 @@ static bool drives_step(struct session *session, struct stream *stream)
         stream->count++;
         struct drive_info_buffer info;
         fill_drive_info(drive, &info);
-        reply(session, MESSAGE_DRIVE_INFO, &info.message, stream->operation, FRAME_MORE, stream->cookie);
+        reply(session, MESSAGE_DRIVE_INFO, &info.message, stream->operation, FRAME_MORE,
+              stream->cookie);
     }
     return false;
 }
