@@ -24,6 +24,11 @@ enum config_durability {
     CONFIG_PROCESS_CRASH,
 };
 
+enum config_unproven {
+    CONFIG_TRUST,
+    CONFIG_UNKNOWN,
+};
+
 struct config {
     struct {
         char *path;
@@ -51,6 +56,13 @@ struct config {
         int durability;       /* enum config_durability */
     } defaults;
     struct {
+        int on_unproven; /* enum config_unproven */
+    } identity;
+    struct {
+        uint32_t count;  /* checkpoints of a drive; 0: no limit */
+        uint64_t age_ns; /* of a checkpoint; 0: no limit */
+    } retention;
+    struct {
         uint32_t connections;             /* at once */
         uint32_t requests_per_connection; /* in flight */
         uint32_t maps_per_connection;     /* in flight */
@@ -59,6 +71,7 @@ struct config {
         uint32_t bitmaps;        /* <= 65535 */
         uint64_t memory;         /* bytes of dense bitmap chunks that creating bitmaps may lead to
                                   * in the worst case; 0: no limit */
+        uint64_t sealed_memory;  /* bytes of sealed bitmaps kept although the container has them */
         uint32_t catalog_events; /* kept; older ones are deleted */
     } limits;
     struct {

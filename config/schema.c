@@ -18,11 +18,14 @@
 #define MEMBER(member) \
     .offset = offsetof(struct config, member), .bytes = sizeof(((struct config *)0)->member)
 
-#define KIB              UINT64_C(1024)
-#define MIB              (1024 * KIB)
-#define GIB              (1024 * MIB)
-#define MS               UINT64_C(1000000)
-#define DAY              (86400 * 1000 * MS)
+#define KIB UINT64_C(1024)
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define MS  UINT64_C(1000000)
+#define DAY (86400 * 1000 * MS)
+
+/* In the order of enum config_unproven. */
+static const char *const unproven_words[] = {"trust", "unknown", NULL};
 
 #define PATH_BYTES_MAX   4095
 #define GROUP_BYTES_MAX  255
@@ -162,6 +165,34 @@ const struct setting config_settings[] = {
                        "choice",
     },
     {
+        .key = "identity.on_unproven",
+        .type = SETTING_WORD,
+        MEMBER(identity.on_unproven),
+        .initial = "trust",
+        .max = CONFIG_UNKNOWN,
+        .words = unproven_words,
+        .reloadable = true,
+        .description = "what bitmaps are when untracked writing cannot be ruled out",
+    },
+    {
+        .key = "retention.count",
+        .type = SETTING_COUNT,
+        MEMBER(retention.count),
+        .initial = "0",
+        .max = 256,
+        .reloadable = true,
+        .description = "checkpoints of a drive, beyond which the eldest are deleted; 0: no limit",
+    },
+    {
+        .key = "retention.age",
+        .type = SETTING_SPAN,
+        MEMBER(retention.age_ns),
+        .initial = "0s",
+        .max = 36500 * DAY,
+        .reloadable = true,
+        .description = "age beyond which a drive's eldest checkpoints are deleted; 0s: no limit",
+    },
+    {
         .key = "limits.connections",
         .type = SETTING_COUNT,
         MEMBER(limits.connections),
@@ -229,6 +260,15 @@ const struct setting config_settings[] = {
         .max = UINT64_MAX,
         .reloadable = true,
         .description = "memory that all bitmaps may need in the worst case; 0: no limit",
+    },
+    {
+        .key = "limits.sealed_memory",
+        .type = SETTING_SIZE,
+        MEMBER(limits.sealed_memory),
+        .initial = "64M",
+        .max = UINT64_MAX,
+        .reloadable = true,
+        .description = "memory for bits of sealed checkpoints that the container has as well",
     },
     {
         .key = "limits.catalog_events",

@@ -174,7 +174,8 @@ static const char *number_format(const struct setting *setting, uint64_t value,
         uint64_t factor;
     } size_units[] = {{"P", UINT64_C(1) << 50}, {"T", UINT64_C(1) << 40}, {"G", UINT64_C(1) << 30},
                       {"M", UINT64_C(1) << 20}, {"K", UINT64_C(1) << 10}, {"", 1}},
-      span_units[] = {{"h", UINT64_C(3600000000000)},
+      span_units[] = {{"d", UINT64_C(86400000000000)},
+                      {"h", UINT64_C(3600000000000)},
                       {"min", UINT64_C(60000000000)},
                       {"s", UINT64_C(1000000000)},
                       {"ms", UINT64_C(1000000)}};

@@ -26,6 +26,10 @@ void settings_for_model(const struct config *config, struct model_settings *ret)
         .drives_max = config->limits.drives,
         .bitmaps_max = config->limits.bitmaps,
         .memory_max = config->limits.memory,
+        .cache_max = config->limits.sealed_memory,
+        .retention_count = config->retention.count,
+        .retention_age_ns = config->retention.age_ns,
+        .unproven_is_unknown = config->identity.on_unproven == CONFIG_UNKNOWN,
         .unsettled_max = config->limits.unsettled_per_writer,
     };
 }

@@ -3,8 +3,8 @@
  * Records about bitmaps.
  *
  * Whatever starts or restarts recording (create, enable, clear) begins with
- * the unsettled ranges of the drive's writers set: they stay a subset of every
- * recording bitmap.  They are also a subset of every disabled one without a
+ * the unsettled ranges of the drive's writers set (carry.c): they stay a subset
+ * of every recording bitmap.  They are also a subset of every disabled one without a
  * gap, since that one vouches, once it is enabled, for the time it was off:
  * a write may happen then whose mark came before.  Validity only ever gets
  * worse here, but for clearing everything, which restarts an exact history.
@@ -14,108 +14,27 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The recording bitmap that is carried whole when a writer is unaccounted: the emptiest. */
-static const struct bitmap *pick_base(const struct drive *drive)
-{
-    const struct drive_bitmap *best = NULL;
-    const struct drive_bitmap *bitmap;
-    TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
-        if (bitmap->validity != VALIDITY_UNKNOWN &&
-            (!best || bitmap_dirty_bytes(bitmap->bits) < bitmap_dirty_bytes(best->bits))) {
-            best = bitmap;
-        }
-    }
-    return best ? best->bits : NULL;
-}
-
-/* The unsettled ranges of the drive's writers into the record; a replay has them from then. */
-static int collect(struct model *model, struct record *record, struct prepared *prepared,
-                   struct error *error)
+int record_check_room(const struct model *model, uint64_t size, uint32_t granularity,
+                      struct error *error)
 {
     if (model->replaying) {
         return 0;
     }
-    int r = drive_collect_unsettled(prepared->drive, &prepared->carried, &record->carried_count,
-                                    &record->carry_whole);
-    if (r < 0) {
-        return record_no_memory(error);
+    if (model->bitmaps_count + model->foreign_count >= model->settings.bitmaps_max) {
+        return error_set(error, -EDQUOT, "limits.bitmaps: there are %u bitmaps already",
+                         model->bitmaps_count + model->foreign_count);
     }
-    record->carried = prepared->carried;
-    return 0;
-}
-
-/* Sets the ranges that the record carries in prepared->bits. */
-static int carry_ranges(const struct record *record, struct prepared *prepared, struct error *error)
-{
-    for (uint32_t i = 0; i < record->carried_count; i++) {
-        struct range range = record->carried[i];
-        int r = record_check_range(prepared->drive, range, error);
-        if (r < 0) {
-            return r;
-        }
-        r = bitmap_reserve(prepared->bits, range.offset, range.length);
-        if (r < 0) {
-            return record_no_memory(error);
-        }
-        bitmap_set(prepared->bits, range.offset, range.length, record->sequence);
+    /* What the cache is over its limit waits for the container. */
+    uint64_t waiting = model->cache_bytes > model->settings.cache_max
+                           ? model->cache_bytes - model->settings.cache_max
+                           : 0;
+    if (model->settings.memory_max &&
+        model->bits_bytes + waiting + drive_bits_bytes(size, granularity) >
+            model->settings.memory_max) {
+        return error_set(error, -EDQUOT, "limits.memory: one more bitmap would pass %llu bytes",
+                         (unsigned long long)model->settings.memory_max);
     }
     return 0;
-}
-
-/* Carries what is unsettled into prepared->bits as far as its ranges are known. */
-static int carry_known(struct model *model, struct record *record, struct prepared *prepared,
-                       struct error *error)
-{
-    int r = collect(model, record, prepared, error);
-    return r == 0 ? carry_ranges(record, prepared, error) : r;
-}
-
-/*
- * Carries whole the bitmap @base, which has recorded so far, when the ranges
- * are not known, and tells the validity that results.  NULL when none vouches
- * for anything: then all is set.
- */
-static int carry_whole(const struct record *record, const struct bitmap *base,
-                       struct prepared *prepared, struct error *error)
-{
-    prepared->validity = VALIDITY_SUPERSET;
-    (void)snprintf(prepared->reason, sizeof prepared->reason,
-                   "a lost writer of the drive has not come back: older marks are kept");
-    if (!base) {
-        bitmap_set_all(prepared->bits, record->sequence);
-        return 0;
-    }
-    return bitmap_merge(prepared->bits, base, record->sequence) < 0 ? record_no_memory(error) : 0;
-}
-
-/* Carries what is unsettled; what is not known as a bitmap that is given, … */
-static int carry(struct model *model, struct record *record, const struct bitmap *base,
-                 struct prepared *prepared, struct error *error)
-{
-    int r = carry_known(model, record, prepared, error);
-    return r == 0 && record->carry_whole ? carry_whole(record, base, prepared, error) : r;
-}
-
-/* … or as one that is looked for among all of the drive's only if there is need of it. */
-static int carry_any(struct model *model, struct record *record, struct prepared *prepared,
-                     struct error *error)
-{
-    int r = carry_known(model, record, prepared, error);
-    return r == 0 && record->carry_whole
-               ? carry_whole(record, pick_base(prepared->drive), prepared, error)
-               : r;
-}
-
-/*
- * The same for a bitmap that does not record.  What is not known is its gap
- * rather than carried whole: nothing is missed unless it is enabled.
- */
-static int carry_disabled(struct model *model, struct record *record, struct prepared *prepared,
-                          struct error *error)
-{
-    int r = carry_known(model, record, prepared, error);
-    prepared->gap = r == 0 && record->carry_whole;
-    return r;
 }
 
 int prepare_bitmap_create(struct model *model, struct record *record, struct prepared *prepared,
@@ -136,16 +55,9 @@ int prepare_bitmap_create(struct model *model, struct record *record, struct pre
     if (r < 0) {
         return r;
     }
-    if (!model->replaying &&
-        model->bitmaps_count + model->foreign_count >= model->settings.bitmaps_max) {
-        return error_set(error, -EDQUOT, "limits.bitmaps: there are %u bitmaps already",
-                         model->bitmaps_count + model->foreign_count);
-    }
-    if (!model->replaying && model->settings.memory_max &&
-        model->bits_bytes + drive_bits_bytes(drive->size, record->granularity) >
-            model->settings.memory_max) {
-        return error_set(error, -EDQUOT, "limits.memory: one more bitmap would pass %llu bytes",
-                         (unsigned long long)model->settings.memory_max);
+    r = record_check_room(model, drive->size, record->granularity, error);
+    if (r < 0) {
+        return r;
     }
     r = bitmap_new(drive->size, record->granularity, UINT32_C(1) << model->settings.cluster_bits,
                    &prepared->bits);
@@ -158,7 +70,11 @@ int prepare_bitmap_create(struct model *model, struct record *record, struct pre
         return r;
     }
     record->bitmap = model->next_id;
-    r = drive_bitmap_new(record->bitmap, record->name, prepared->bits, &prepared->new_bitmap);
+    if (!model->replaying) {
+        record->untracked = drive_untracked(drive);
+    }
+    r = drive_bitmap_new(record->bitmap, record->name, record->granularity, prepared->bits,
+                         &prepared->new_bitmap);
     if (r < 0) {
         return record_no_memory(error);
     }
@@ -173,16 +89,39 @@ void apply_bitmap_create(struct model *model, const struct record *record,
     bitmap->recording = !record->disabled;
     bitmap->gap = prepared->gap;
     bitmap->changed = record->sequence;
+    bitmap->untracked = record->untracked;
     drive_bitmap_set_validity(bitmap, prepared->validity, "%s", prepared->reason);
     model_link_bitmap(model, prepared->drive, bitmap);
     model->next_id = record->bitmap + 1;
+    prepared->made = bitmap;
+}
+
+void undo_bitmap_create(struct model *model, struct prepared *prepared)
+{
+    model_unlink_bitmap(model, prepared->made);
+    drive_bitmap_free(prepared->made);
 }
 
 void apply_bitmap_delete(struct model *model, const struct record *record,
                          struct prepared *prepared)
 {
     (void)record;
-    remove_bitmap(model, prepared->bitmap);
+    prepared->bits = remove_bitmap(model, prepared->bitmap);
+}
+
+void undo_bitmap_delete(struct model *model, struct prepared *prepared)
+{
+    restore_bitmap(model, prepared->drive, prepared->bitmap, STEAL(prepared->bits));
+}
+
+/* Of what changes one bitmap: apply() has left its former bits, if it changed them. */
+void undo_bitmap_change(struct model *model, struct prepared *prepared)
+{
+    (void)model;
+    if (prepared->bits) {
+        record_swap_bits(prepared->bitmap, prepared);
+    }
+    bitmap_state_restore(prepared->bitmap, &prepared->before[0]);
 }
 
 /* A copy of the target's bits to be changed and swapped in. */
@@ -190,13 +129,6 @@ static int copy_bits(struct prepared *prepared, struct error *error)
 {
     return bitmap_snapshot(prepared->bitmap->bits, &prepared->bits) < 0 ? record_no_memory(error)
                                                                         : 0;
-}
-
-static void swap_bits(struct prepared *prepared)
-{
-    struct bitmap *old = prepared->bitmap->bits;
-    prepared->bitmap->bits = prepared->bits;
-    prepared->bits = old;
 }
 
 int prepare_bitmap_enable(struct model *model, struct record *record, struct prepared *prepared,
@@ -218,7 +150,7 @@ void apply_bitmap_enable(struct model *model, const struct record *record,
     if (bitmap->recording) {
         return;
     }
-    swap_bits(prepared);
+    record_swap_bits(prepared->bitmap, prepared);
     if (bitmap->gap) {
         drive_bitmap_set_validity(bitmap, VALIDITY_UNKNOWN,
                                   "it was disabled while the drive was written");
@@ -291,9 +223,13 @@ int prepare_bitmap_set(struct model *model, struct record *record, struct prepar
 void apply_bits(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
-    swap_bits(prepared);
+    record_swap_bits(prepared->bitmap, prepared);
     if (prepared->validity > prepared->bitmap->validity) {
         drive_bitmap_set_validity(prepared->bitmap, prepared->validity, "%s", prepared->reason);
+        prepared->bitmap->changed = record->sequence;
+    }
+    if (prepared->untracked > prepared->bitmap->untracked) {
+        prepared->bitmap->untracked = prepared->untracked;
         prepared->bitmap->changed = record->sequence;
     }
     if (prepared->gap) {
@@ -310,7 +246,7 @@ int prepare_bitmap_clear(struct model *model, struct record *record, struct prep
         return r;
     }
     if (prepared->bitmap->recording) {
-        return carry(model, record, prepared->bitmap->bits, prepared, error);
+        return carry_from(model, record, prepared->bitmap->bits, prepared, error);
     }
     return prepared->bitmap->gap ? 0 : carry_disabled(model, record, prepared, error);
 }
@@ -326,13 +262,16 @@ int prepare_bitmap_clear_all(struct model *model, struct record *record, struct 
         return r;
     }
     bitmap_clear_all(prepared->bits, record->sequence);
+    if (!model->replaying) {
+        record->untracked = drive_untracked(prepared->drive);
+    }
     if (!prepared->bitmap->recording) {
         return carry_disabled(model, record, prepared, error);
     }
     /* The bits of an unknown bitmap vouch for nothing: carrying them whole is carrying all. */
     const struct bitmap *base =
         prepared->bitmap->validity == VALIDITY_UNKNOWN ? NULL : prepared->bitmap->bits;
-    return carry(model, record, base, prepared, error);
+    return carry_from(model, record, base, prepared, error);
 }
 
 void apply_bitmap_clear_all(struct model *model, const struct record *record,
@@ -340,9 +279,10 @@ void apply_bitmap_clear_all(struct model *model, const struct record *record,
 {
     (void)model;
     struct drive_bitmap *bitmap = prepared->bitmap;
-    swap_bits(prepared);
+    record_swap_bits(prepared->bitmap, prepared);
     drive_bitmap_set_validity(bitmap, prepared->validity, "%s", prepared->reason);
     drive_bitmap_set_recording(bitmap, bitmap->recording, prepared->gap);
+    bitmap->untracked = record->untracked;
     bitmap->changed = record->sequence;
 }
 
@@ -369,6 +309,9 @@ int prepare_bitmap_merge(struct model *model, struct record *record, struct prep
             return error_set(error, -ENOENT, "no bitmap with id %llu",
                              (unsigned long long)record->sources[i]);
         }
+        if (source->checkpoint) {
+            return error_set(error, -EINVAL, "'%s' is a checkpoint, not a bitmap", source->name);
+        }
         if (source->drive != prepared->drive) {
             return error_set(error, -EINVAL, "bitmap '%s/%s' belongs to another drive than '%s/%s'",
                              source->drive->name, source->name, prepared->drive->name,
@@ -379,10 +322,45 @@ int prepare_bitmap_merge(struct model *model, struct record *record, struct prep
             (void)snprintf(prepared->reason, sizeof prepared->reason, "merged from '%.60s': %.100s",
                            source->name, source->reason);
         }
+        if (source->untracked > prepared->untracked) {
+            prepared->untracked = source->untracked;
+        }
         r = bitmap_merge(prepared->bits, source->bits, record->sequence);
         if (r < 0) {
             return record_no_memory(error);
         }
     }
     return r;
+}
+
+/* A sealed bitmap whose bits cannot be read out of the container any more. */
+int prepare_bitmap_distrust(struct model *model, struct record *record, struct prepared *prepared,
+                            struct error *error)
+{
+    int r = record_find_bitmap_of_any_kind(model, record, prepared, error);
+    if (r < 0 || prepared->bitmap->bits) {
+        return r;
+    }
+    r = bitmap_new(prepared->drive->size, prepared->bitmap->granularity,
+                   UINT32_C(1) << model->settings.cluster_bits, &prepared->bits);
+    if (r < 0) {
+        return record_no_memory(error);
+    }
+    bitmap_set_all(prepared->bits, record->sequence);
+    return 0;
+}
+
+void apply_bitmap_distrust(struct model *model, const struct record *record,
+                           struct prepared *prepared)
+{
+    (void)model;
+    struct drive_bitmap *bitmap = prepared->bitmap;
+
+    if (prepared->bits) {
+        record_swap_bits(bitmap, prepared);
+        bitmap->rewrite = true;
+    }
+    drive_bitmap_worsen(bitmap, VALIDITY_UNKNOWN, "%.*s", (int)record->name.bytes,
+                        record->name.data);
+    bitmap->changed = record->sequence;
 }

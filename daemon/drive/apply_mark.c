@@ -10,6 +10,8 @@
 
 #include "proto/base/checked.h"
 
+#include <stdlib.h>
+
 int prepare_mark(struct model *model, struct record *record, struct prepared *prepared,
                  struct error *error)
 {
@@ -45,12 +47,17 @@ void apply_mark(struct model *model, const struct record *record, struct prepare
         }
     }
     if (drive->ungapped > 0) {
-        RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
-            if (!bitmap->recording && !bitmap->gap) {
+        TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
+            if (!bitmap->recording && !bitmap->gap && !bitmap->checkpoint) {
                 drive_bitmap_set_recording(bitmap, false, true);
                 bitmap->changed = record->sequence;
             }
         }
+    }
+    if (drive->evidence) {
+        /* Somebody writes who has not attached: the drive may differ, and with good reason. */
+        free(drive->evidence);
+        drive->evidence = NULL;
     }
     drive->marked = record->sequence;
     model->marks += record->ranges_count;
@@ -61,7 +68,7 @@ void apply_mark(struct model *model, const struct record *record, struct prepare
 static bool mark_changes_nothing(const struct drive *drive, const struct range *ranges,
                                  uint32_t count, uint64_t sequence)
 {
-    if (drive->ungapped > 0) {
+    if (drive->ungapped > 0 || drive->evidence) {
         return false;
     }
     const struct drive_bitmap *bitmap;

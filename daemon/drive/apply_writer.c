@@ -6,12 +6,17 @@
 
 #include "proto/base/name.h"
 
+#include <stdio.h>
+
 int prepare_attach(struct model *model, struct record *record, struct prepared *prepared,
                    struct error *error)
 {
     int r = record_find_drive(model, record, prepared, error);
     if (r == 0 && record->name.bytes > 0) {
         r = name_check(NAME_DRIVE, record->name.data, record->name.bytes, error);
+    }
+    if (r == 0) {
+        r = record_take_identity(record, prepared, error);
     }
     if (r < 0) {
         return error_prefix(error, r, "writer");
@@ -37,23 +42,48 @@ int prepare_attach(struct model *model, struct record *record, struct prepared *
 void apply_attach(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
-    (void)record;
+    struct drive *drive = prepared->drive;
     struct writer *writer = prepared->writer;
     if (writer) {
         writer->resuming = true;
+        writer->rebooted = false;
     } else {
         writer = STEAL(prepared->new_writer);
-        drive_add_writer(prepared->drive, writer);
+        drive_add_writer(drive, writer);
     }
     writer->connected = true;
+    writer->continues = record->continues;
+    /* It has been held against what is there; from now on it would prove nothing. */
+    free(drive->evidence);
+    drive->evidence = NULL;
+    if (prepared->identity && !drive->identity) {
+        drive->identity = STEAL(prepared->identity);
+    }
+}
+
+/* Whoever goes on without us writes what nobody marks from here on. */
+static void lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence)
+{
+    char reason[MODEL_REASON_BYTES_MAX + 1];
+    struct drive_bitmap *bitmap;
+
+    (void)snprintf(reason, sizeof reason, "writer '%.80s' was lost, and goes on without bitmapd",
+                   writer->token);
+    TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
+        drive_bitmap_distrust(bitmap, sequence, reason);
+    }
 }
 
 void apply_lost(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
-    (void)record;
-    prepared->writer->connected = false;
-    prepared->writer->resuming = false;
+    struct writer *writer = prepared->writer;
+
+    writer->connected = false;
+    writer->resuming = false;
+    if (writer->continues) {
+        lose_track(prepared->drive, writer, record->sequence);
+    }
 }
 
 void apply_resume(struct model *model, const struct record *record, struct prepared *prepared)
@@ -64,12 +94,25 @@ void apply_resume(struct model *model, const struct record *record, struct prepa
     writer_forget_carried(prepared->writer);
 }
 
+int prepare_detach(struct model *model, struct record *record, struct prepared *prepared,
+                   struct error *error)
+{
+    int r = record_find_writer(model, record, prepared, error);
+    return r < 0 ? r : record_take_identity(record, prepared, error);
+}
+
 void apply_detach(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
     (void)record;
-    drive_remove_writer(prepared->drive, prepared->writer);
+    struct drive *drive = prepared->drive;
+
+    drive_remove_writer(drive, prepared->writer);
     writer_free(prepared->writer);
+    if (drive->writers_count == 0 && prepared->evidence) {
+        free(drive->evidence);
+        drive->evidence = STEAL(prepared->evidence);
+    }
 }
 
 int prepare_fence(struct model *model, struct record *record, struct prepared *prepared,

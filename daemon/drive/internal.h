@@ -45,7 +45,7 @@ struct model {
     uint32_t drives_count;
     uint32_t bitmaps_count;
     uint32_t unknown_count; /* of those */
-    uint64_t bits_bytes;    /* of all bitmaps when every chunk is dense */
+    uint64_t bits_bytes;    /* of all bitmaps but sealed ones when every chunk is dense */
     uint64_t next_id;       /* of drives and bitmaps */
     uint64_t sequence;      /* of the last record */
     uint64_t marks;         /* ranges, since the start */
@@ -64,6 +64,16 @@ struct model {
     char **foreign_names;
     uint32_t foreign_count;
 
+    struct drive_bitmap_list cache; /* sealed bitmaps with bits, those first that are to go first */
+    uint64_t cache_bytes;
+    uint32_t fetches; /* that are held: nothing leaves the cache */
+    uint64_t *needed; /* ids: what the last -EAGAIN was in want of */
+    uint32_t needed_count, needed_capacity;
+    struct container *loading;       /* at the start: where sealed bits are read from */
+    struct transaction *transaction; /* that is open */
+    uint32_t carried_left;           /* ranges that the record or transaction may still carry */
+
+    struct retention *retention;
     struct writeback *writeback;
     struct journaling *journaling;
     struct journal_id instance; /* of the journal that the next commit names */
@@ -84,8 +94,9 @@ struct model {
 /* An object of its own, not in any tree; -ENOMEM.  Freed by drive_free() / drive_bitmap_free(). */
 int drive_new(uint64_t id, struct text name, struct text path, struct drive **ret);
 void drive_free(struct drive *drive); /* takes NULL; its bitmaps and writers must be gone */
-int drive_bitmap_new(uint64_t id, struct text name, struct bitmap *bits,
-                     struct drive_bitmap **ret);     /* takes over @bits on success */
+/* Takes over @bits on success; NULL: they are in the container only. */
+int drive_bitmap_new(uint64_t id, struct text name, uint32_t granularity, struct bitmap *bits,
+                     struct drive_bitmap **ret);
 void drive_bitmap_free(struct drive_bitmap *bitmap); /* takes NULL */
 DEFINE_CLEANUP(struct drive *, drive_free)
 DEFINE_CLEANUP(struct drive_bitmap *, drive_bitmap_free)
@@ -104,11 +115,27 @@ void drive_bitmap_worsen(struct drive_bitmap *bitmap, enum validity validity, co
                          ...) __attribute__((format(printf, 3, 4)));
 /* Marks of the drive may be lost: what records is unknown, what does not may have skipped one. */
 void drive_bitmap_distrust(struct drive_bitmap *bitmap, uint64_t sequence, const char *reason);
+/* False when the text cannot be any object's name. */
+bool name_store(char name[NAME_BYTES_MAX + 1], struct text text);
 struct drive_bitmap *drive_bitmap_by_name(struct drive *drive, struct text name);
+/* The bitmap that the container calls so, or NULL. */
+struct drive_bitmap *model_bitmap_by_entry(struct model *model, struct text full);
+/*
+ * "DRIVE@SEQUENCE.NAME": where the drive's name ends, the sequence, where the checkpoint's name
+ * begins.  -EINVAL.
+ */
+int checkpoint_name_split(struct text full, uint32_t *ret_drive_bytes, uint64_t *ret_sequence,
+                          uint32_t *ret_name_offset);
+static inline bool drive_bitmap_is_sealed(const struct drive_bitmap *bitmap)
+{
+    return bitmap->checkpoint && !bitmap->recording;
+}
+/* Replaces the bits, and keeps the cache's books; returns the old ones.  NULL: drops them. */
+struct bitmap *drive_bitmap_swap_bits(struct drive_bitmap *bitmap, struct bitmap *bits);
 /* Bytes of bits when every chunk is dense. */
 uint64_t drive_bits_bytes(uint64_t size, uint32_t granularity);
-/* "DRIVE/NAME" into @buffer. */
-#define BITMAP_FULL_NAME_BYTES (2 * NAME_BYTES_MAX + 2)
+/* As the container names it into @buffer: "DRIVE/NAME", or "DRIVE@SEQUENCE.NAME". */
+#define BITMAP_FULL_NAME_BYTES (2 * NAME_BYTES_MAX + 24)
 void drive_bitmap_full_name(const struct drive_bitmap *bitmap, char buffer[BITMAP_FULL_NAME_BYTES]);
 /* After the last foreign name is in, and before the first question. */
 void model_sort_foreign_names(struct model *model);
@@ -137,6 +164,8 @@ struct writer {
     bool resuming;    /* connected again, RESUME not yet seen */
     bool fenced;      /* its token was taken while connected */
     bool unaccounted; /* it may have unsettled writes that nobody here knows */
+    bool continues;   /* it may go on without us: to lose it is to lose track of the drive */
+    bool rebooted;    /* lost, and the host has been down since: it writes nothing any more */
     /* Marks of this connection by rising id; those before @head are settled. */
     struct unsettled_mark *marks;
     uint32_t head, count, capacity;
@@ -162,11 +191,33 @@ uint32_t writer_unsettled(const struct writer *writer);
 
 /*
  * The unsettled ranges of all the drive's writers; or @ret_whole when they are
- * not all known, or too many for a record.  The caller frees *ret.  -ENOMEM.
+ * not all known, or more than @limit.  The caller frees *ret.  -ENOMEM.
  */
 #define DRIVE_CARRIED_MAX 65536u
-int drive_collect_unsettled(const struct drive *drive, struct range **ret, uint32_t *ret_count,
-                            bool *ret_whole);
+int drive_collect_unsettled(const struct drive *drive, uint32_t limit, struct range **ret,
+                            uint32_t *ret_count, bool *ret_whole);
+/* Whether a writer that goes on without us is lost, or has not resumed. */
+bool drive_is_doubtful(const struct drive *drive);
+
+/* ---- sealed.c: bits that are in the container only ---- */
+
+/*
+ * Has the bitmap's bits in memory: at once during a replay, else -EAGAIN, and model_fetch() is to
+ * be called.  All that a record needs is to be asked for before -EAGAIN is returned.
+ */
+int sealed_need(struct model *model, struct drive_bitmap *bitmap, struct error *error);
+/* Something is committed: lets go of what is over the cache's limit. */
+void sealed_evict(struct model *model);
+/* For the caller to free; -ENOMEM, -EBADMSG and I/O errors with words.  Any one thread. */
+int sealed_read(struct container *container, uint64_t id, uint64_t size, uint32_t granularity,
+                uint32_t chunk_bytes, struct bitmap **ret, struct error *error);
+
+/* ---- retention.c ---- */
+
+int retention_new(struct model *model, struct retention **ret);
+void retention_close(struct retention *retention, void (*closed)(struct model *model));
+/* A start that fails; blocks. */
+void retention_abandon(struct retention *retention);
 
 /* ---- state.c: the payload of the container's state blob ---- */
 
@@ -200,6 +251,9 @@ void writeback_free(struct writeback *writeback); /* takes NULL; handles must be
 void writeback_begin(struct writeback *writeback, bool set_aside);
 /* A start that fails: closes the handles, with nothing written. */
 void writeback_abandon(struct writeback *writeback);
+/* Runs on the container's thread, between write-backs; *@work is told which container. */
+void writeback_run(struct writeback *writeback, struct work *work);
+struct container *writeback_container(struct writeback *writeback); /* for such work only */
 /* Something changed: arms the interval. */
 void writeback_touch(struct writeback *writeback);
 /* Begins as soon as the loop has gathered this turn's requests. */

@@ -331,7 +331,7 @@ static void distrust_written(struct journaling *journaling)
         if (model_commit(model, &record, &error) < 0) {
             /* No room for the record: the container takes the verdict with its next commit. */
             struct drive_bitmap *bitmap;
-            RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
+            TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
                 drive_bitmap_distrust(bitmap, model->sequence, reason);
             }
         }

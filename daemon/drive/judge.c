@@ -29,6 +29,32 @@ static void doubt_writers(struct model *model)
     }
 }
 
+/*
+ * Who goes on without us has done so while nobody was here; and another boot has ended every
+ * writer, though what it had not settled is still carried once.
+ */
+static void judge_writers(struct model *model, bool rebooted, uint64_t sequence)
+{
+    struct drive *drive;
+    RB_FOREACH (drive, drives_by_id, &model->drives) {
+        struct writer *writer;
+        TAILQ_FOREACH (writer, &drive->writers, entry) {
+            writer->rebooted |= rebooted;
+            if (!writer->continues) {
+                continue;
+            }
+            char reason[MODEL_REASON_BYTES_MAX + 1];
+            (void)snprintf(reason, sizeof reason,
+                           "bitmapd was not there, and writer '%.80s' goes on without it",
+                           writer->token);
+            struct drive_bitmap *bitmap;
+            TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
+                drive_bitmap_distrust(bitmap, sequence, reason);
+            }
+        }
+    }
+}
+
 static void judge_unclean(struct model *model, const struct container_info *info,
                           const struct replay_report *replayed, uint64_t sequence)
 {
@@ -79,6 +105,8 @@ void start_judge(struct model *model, const struct container_info *info,
                   "no others; whoever asks for them is told that there are none",
                   model->container_path, info->lost_bitmaps);
     }
+    judge_writers(model, memcmp(&info->boot_id, &model->boot_id, sizeof model->boot_id) != 0,
+                  sequence);
     if (!info->clean) {
         judge_unclean(model, info, replayed, sequence);
     }

@@ -68,6 +68,22 @@ static int load_bits(struct container *container, uint32_t index, struct drive_b
     return 0;
 }
 
+/* A sealed bitmap has none yet, and needs some that say that all is dirty. */
+static int ensure_bits(struct model *model, struct drive_bitmap *bitmap)
+{
+    struct bitmap *bits;
+
+    if (bitmap->bits) {
+        return 0;
+    }
+    int r = bitmap_new(bitmap->drive->size, bitmap->granularity,
+                       UINT32_C(1) << model->settings.cluster_bits, &bits);
+    if (r == 0) {
+        (void)drive_bitmap_swap_bits(bitmap, bits);
+    }
+    return r;
+}
+
 /*
  * A bitmap whose entry cannot be used as a whole gets a new entry; the first
  * commit removes the old one.
@@ -102,20 +118,27 @@ static int load_bitmap(struct model *model, struct container *container,
     uint32_t index;
 
     if (container_bitmap_find(container, bitmap->id, &index) < 0) {
+        if (ensure_bits(model, bitmap) < 0) {
+            return -ENOMEM;
+        }
         bitmap_set_all(bitmap->bits, sequence);
         start_unknown(bitmap, sequence, "the container has no entry for it");
         return 0;
     }
     container_bitmap_get(container, index, &entry);
     drive_bitmap_full_name(bitmap, name);
+    bool fits = strcmp(entry.name, name) == 0 && entry.granularity == bitmap->granularity &&
+                entry.sectors == (bitmap->drive->size + 511) / 512;
+    if ((entry.damage || !fits) && ensure_bits(model, bitmap) < 0) {
+        return -ENOMEM;
+    }
     if (entry.damage) {
         log_warning("bitmap %s: %s", name, entry.damage);
         start_unknown(bitmap, sequence, "damaged in the container: %s", entry.damage);
         replace_entry(model, bitmap, index, sequence);
         return 0;
     }
-    if (strcmp(entry.name, name) != 0 || entry.granularity != bitmap_granularity(bitmap->bits) ||
-        entry.sectors != (bitmap->drive->size + 511) / 512) {
+    if (!fits) {
         start_unknown(bitmap, sequence,
                       "its entry in the container's table does not fit its state");
         replace_entry(model, bitmap, index, sequence);
@@ -123,6 +146,9 @@ static int load_bitmap(struct model *model, struct container *container,
     }
     bitmap->stored = true;
     bitmap->committed = sequence - 1;
+    if (!bitmap->bits) {
+        return 0; /* sealed: read when somebody asks */
+    }
     return load_bits(container, index, bitmap, buffer, sequence);
 }
 
@@ -145,7 +171,7 @@ static int sort_entries(struct model *model, struct container *container,
         if (entry.id != 0 && model_bitmap_by_id(model, entry.id)) {
             continue;
         }
-        if (model_bitmap_by_name(model, (struct text){entry.name, entry.name_bytes}, NULL)) {
+        if (model_bitmap_by_entry(model, (struct text){entry.name, entry.name_bytes})) {
             model->replaced[model->replaced_count++] =
                 (struct replaced_entry){.index = i, .id = entry.id};
             continue;

@@ -54,8 +54,7 @@ RB_GENERATE(bitmaps_by_id, drive_bitmap, by_id, drive_bitmap_compare_id)
 RB_GENERATE(drive_bitmap_names, drive_bitmap, by_name, drive_bitmap_compare_name)
 RB_GENERATE(requests_by_id, request_result, by_id, request_compare)
 
-/* False when the text cannot be any object's name. */
-static bool name_store(char name[NAME_BYTES_MAX + 1], struct text text)
+bool name_store(char name[NAME_BYTES_MAX + 1], struct text text)
 {
     if (text.bytes > NAME_BYTES_MAX || (text.bytes && memchr(text.data, '\0', text.bytes))) {
         return false;
@@ -74,6 +73,8 @@ int drive_new(uint64_t id, struct text name, struct text path, struct drive **re
         return -ENOMEM;
     }
     RB_INIT(&drive->bitmaps);
+    TAILQ_INIT(&drive->all);
+    TAILQ_INIT(&drive->history);
     TAILQ_INIT(&drive->recording);
     TAILQ_INIT(&drive->writers);
     drive->id = id;
@@ -94,11 +95,14 @@ void drive_free(struct drive *drive)
 {
     if (drive) {
         free(drive->path);
+        free(drive->identity);
+        free(drive->evidence);
         free(drive);
     }
 }
 
-int drive_bitmap_new(uint64_t id, struct text name, struct bitmap *bits, struct drive_bitmap **ret)
+int drive_bitmap_new(uint64_t id, struct text name, uint32_t granularity, struct bitmap *bits,
+                     struct drive_bitmap **ret)
 {
     CLEANUP_FREE struct drive_bitmap *bitmap = calloc(1, sizeof *bitmap);
     if (!bitmap) {
@@ -108,6 +112,7 @@ int drive_bitmap_new(uint64_t id, struct text name, struct bitmap *bits, struct 
     if (!name_store(bitmap->name, name)) {
         return -EINVAL;
     }
+    bitmap->granularity = granularity;
     bitmap->bits = bits;
     *ret = STEAL(bitmap);
     return 0;
@@ -117,7 +122,41 @@ void drive_bitmap_free(struct drive_bitmap *bitmap)
 {
     if (bitmap) {
         bitmap_free(bitmap->bits);
+        free(bitmap->checkpoint);
         free(bitmap);
+    }
+}
+
+/* Of @gap being false: the next mark makes one. */
+static bool is_ungapped(const struct drive_bitmap *bitmap)
+{
+    return !bitmap->recording && !bitmap->gap && !bitmap->checkpoint;
+}
+
+/*
+ * A bitmap comes into the books or goes out of them: those of its drive's recording ones, of the
+ * bits that are in memory for good, and of the cache.
+ */
+static void book(struct model *model, struct drive *drive, struct drive_bitmap *bitmap, bool in)
+{
+    drive->ungapped += is_ungapped(bitmap) ? (in ? 1 : -1u) : 0;
+    if (bitmap->recording && in) {
+        TAILQ_INSERT_TAIL(&drive->recording, bitmap, recording_entry);
+        drive->recording_count++;
+    } else if (bitmap->recording) {
+        TAILQ_REMOVE(&drive->recording, bitmap, recording_entry);
+        drive->recording_count--;
+    }
+    if (!drive_bitmap_is_sealed(bitmap)) {
+        uint64_t bytes = drive_bits_bytes(drive->size, bitmap->granularity);
+        model->bits_bytes += in ? bytes : -bytes;
+    } else if (bitmap->bits && in) {
+        bitmap->cached_bytes = bitmap_memory_bytes(bitmap->bits);
+        model->cache_bytes += bitmap->cached_bytes;
+        TAILQ_INSERT_TAIL(&model->cache, bitmap, in_cache);
+    } else if (bitmap->bits) {
+        model->cache_bytes -= bitmap->cached_bytes;
+        TAILQ_REMOVE(&model->cache, bitmap, in_cache);
     }
 }
 
@@ -141,54 +180,66 @@ void model_link_bitmap(struct model *model, struct drive *drive, struct drive_bi
     bitmap->drive = drive;
     model->unknown_count += bitmap->validity == VALIDITY_UNKNOWN;
     RB_INSERT(bitmaps_by_id, &model->bitmaps, bitmap);
-    RB_INSERT(drive_bitmap_names, &drive->bitmaps, bitmap);
+    TAILQ_INSERT_TAIL(&drive->all, bitmap, of_drive);
     model->bitmaps_count++;
-    drive->bitmaps_count++;
-    model->bits_bytes += drive_bits_bytes(drive->size, bitmap_granularity(bitmap->bits));
-    if (bitmap->recording) {
-        TAILQ_INSERT_TAIL(&drive->recording, bitmap, recording_entry);
-        drive->recording_count++;
-    } else if (!bitmap->gap) {
-        drive->ungapped++;
+    if (bitmap->checkpoint) {
+        /* By sequence; nearly always the youngest. */
+        struct drive_bitmap *elder = TAILQ_LAST(&drive->history, drive_bitmap_list);
+        while (elder && elder->checkpoint->sequence > bitmap->checkpoint->sequence) {
+            elder = TAILQ_PREV(elder, drive_bitmap_list, in_history);
+        }
+        if (elder) {
+            TAILQ_INSERT_AFTER(&drive->history, elder, bitmap, in_history);
+        } else {
+            TAILQ_INSERT_HEAD(&drive->history, bitmap, in_history);
+        }
+        drive->checkpoints_count++;
+    } else {
+        RB_INSERT(drive_bitmap_names, &drive->bitmaps, bitmap);
+        drive->bitmaps_count++;
     }
+    book(model, drive, bitmap, true);
 }
 
 void model_unlink_bitmap(struct model *model, struct drive_bitmap *bitmap)
 {
     struct drive *drive = bitmap->drive;
 
-    if (bitmap->recording) {
-        TAILQ_REMOVE(&drive->recording, bitmap, recording_entry);
-        drive->recording_count--;
-    } else if (!bitmap->gap) {
-        drive->ungapped--;
-    }
-    model->bits_bytes -= drive_bits_bytes(drive->size, bitmap_granularity(bitmap->bits));
+    book(model, drive, bitmap, false);
     model->unknown_count -= bitmap->validity == VALIDITY_UNKNOWN;
     bitmap->model = NULL;
     model->bitmaps_count--;
-    drive->bitmaps_count--;
     RB_REMOVE(bitmaps_by_id, &model->bitmaps, bitmap);
-    RB_REMOVE(drive_bitmap_names, &drive->bitmaps, bitmap);
+    TAILQ_REMOVE(&drive->all, bitmap, of_drive);
+    if (bitmap->checkpoint) {
+        TAILQ_REMOVE(&drive->history, bitmap, in_history);
+        drive->checkpoints_count--;
+    } else {
+        RB_REMOVE(drive_bitmap_names, &drive->bitmaps, bitmap);
+        drive->bitmaps_count--;
+    }
 }
 
 void drive_bitmap_set_recording(struct drive_bitmap *bitmap, bool recording, bool gap)
 {
-    struct drive *drive = bitmap->drive;
-
-    if (bitmap->recording != recording) {
-        if (recording) {
-            TAILQ_INSERT_TAIL(&drive->recording, bitmap, recording_entry);
-            drive->recording_count++;
-        } else {
-            TAILQ_REMOVE(&drive->recording, bitmap, recording_entry);
-            drive->recording_count--;
-        }
-    }
-    drive->ungapped -= !bitmap->recording && !bitmap->gap;
-    drive->ungapped += !recording && !gap;
+    book(bitmap->model, bitmap->drive, bitmap, false);
     bitmap->recording = recording;
     bitmap->gap = gap;
+    book(bitmap->model, bitmap->drive, bitmap, true);
+}
+
+struct bitmap *drive_bitmap_swap_bits(struct drive_bitmap *bitmap, struct bitmap *bits)
+{
+    struct bitmap *old = bitmap->bits;
+
+    book(bitmap->model, bitmap->drive, bitmap, false);
+    if (old && !bits) {
+        bitmap->dirty_count = bitmap_count(old);
+        bitmap->dirty_bytes = bitmap_dirty_bytes(old);
+    }
+    bitmap->bits = bits;
+    book(bitmap->model, bitmap->drive, bitmap, true);
+    return old;
 }
 
 static void set_validity(struct drive_bitmap *bitmap, enum validity validity, const char *format,
@@ -229,98 +280,17 @@ void drive_bitmap_distrust(struct drive_bitmap *bitmap, uint64_t sequence, const
 {
     if (bitmap->recording) {
         drive_bitmap_worsen(bitmap, VALIDITY_UNKNOWN, "%s", reason);
+    } else if (bitmap->checkpoint) {
+        return; /* it was sealed before whatever is in doubt */
     } else if (!bitmap->gap) {
         drive_bitmap_set_recording(bitmap, false, true);
     }
     bitmap->changed = sequence;
 }
 
-struct drive_bitmap *drive_bitmap_by_name(struct drive *drive, struct text name)
-{
-    struct drive_bitmap key;
-    return name_store(key.name, name) ? RB_FIND(drive_bitmap_names, &drive->bitmaps, &key) : NULL;
-}
-
 uint64_t drive_bits_bytes(uint64_t size, uint32_t granularity)
 {
     return div_round_up(div_round_up(size, granularity), 8);
-}
-
-void drive_bitmap_full_name(const struct drive_bitmap *bitmap, char buffer[BITMAP_FULL_NAME_BYTES])
-{
-    (void)snprintf(buffer, BITMAP_FULL_NAME_BYTES, "%s/%s", bitmap->drive->name, bitmap->name);
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-void model_sort_foreign_names(struct model *model)
-{
-    if (model->foreign_count > 0) {
-        qsort(model->foreign_names, model->foreign_count, sizeof *model->foreign_names,
-              compare_names);
-    }
-}
-
-bool model_name_is_foreign(const struct model *model, const char *full)
-{
-    return model->foreign_count > 0 && bsearch(&full, model->foreign_names, model->foreign_count,
-                                               sizeof *model->foreign_names, compare_names) != NULL;
-}
-
-struct drive *model_drive_by_name(struct model *model, struct text name, struct error *error)
-{
-    struct error why = {""};
-    struct drive key;
-
-    /* Only a sound name is repeated in an error's text. */
-    if (name_check(NAME_DRIVE, name.data, name.bytes, &why) < 0) {
-        error_set(error, -ENOENT, "no such drive: %s", why.text);
-        return NULL;
-    }
-    (void)name_store(key.name, name);
-    struct drive *drive = RB_FIND(drives_by_name, &model->drive_names, &key);
-    if (!drive) {
-        error_set(error, -ENOENT, "no drive named '%s'", key.name);
-    }
-    return drive;
-}
-
-struct drive *model_drive_by_id(struct model *model, uint64_t id)
-{
-    struct drive key = {.id = id};
-    return RB_FIND(drives_by_id, &model->drives, &key);
-}
-
-struct drive_bitmap *model_bitmap_by_id(struct model *model, uint64_t id)
-{
-    struct drive_bitmap key;
-    key.id = id;
-    return RB_FIND(bitmaps_by_id, &model->bitmaps, &key);
-}
-
-struct drive_bitmap *model_bitmap_by_name(struct model *model, struct text full,
-                                          struct error *error)
-{
-    size_t drive_bytes;
-
-    if (name_split(full.data, full.bytes, &drive_bytes, error) < 0) {
-        return NULL;
-    }
-    struct text drive_name = {full.data, (uint32_t)drive_bytes};
-    struct text name = {full.data + drive_bytes + 1, full.bytes - (uint32_t)drive_bytes - 1};
-    struct drive *drive = model_drive_by_name(model, drive_name, error);
-    if (!drive) {
-        return NULL;
-    }
-    struct drive_bitmap *bitmap = drive_bitmap_by_name(drive, name);
-    if (!bitmap) {
-        error_set(error, -ENOENT, "drive '%s' has no bitmap named '%.*s'", drive->name,
-                  (int)name.bytes, name.data);
-    }
-    return bitmap;
 }
 
 struct drive *model_drive_after(struct model *model, uint64_t after)
@@ -361,14 +331,18 @@ void model_request_add(struct model *model, struct request_result *result)
 
 uint64_t drive_bitmap_dirty_count(const struct drive_bitmap *bitmap)
 {
-    return bitmap->validity == VALIDITY_UNKNOWN ? bitmap_granules(bitmap->bits)
-                                                : bitmap_count(bitmap->bits);
+    if (bitmap->validity == VALIDITY_UNKNOWN) {
+        return div_round_up(bitmap->drive->size, bitmap->granularity);
+    }
+    return bitmap->bits ? bitmap_count(bitmap->bits) : bitmap->dirty_count;
 }
 
 uint64_t drive_bitmap_dirty_bytes(const struct drive_bitmap *bitmap)
 {
-    return bitmap->validity == VALIDITY_UNKNOWN ? bitmap_size_bytes(bitmap->bits)
-                                                : bitmap_dirty_bytes(bitmap->bits);
+    if (bitmap->validity == VALIDITY_UNKNOWN) {
+        return bitmap->drive->size;
+    }
+    return bitmap->bits ? bitmap_dirty_bytes(bitmap->bits) : bitmap->dirty_bytes;
 }
 
 int drive_bitmap_map(const struct drive_bitmap *bitmap, struct bitmap **ret)
@@ -395,6 +369,11 @@ const struct model_settings *model_get_settings(const struct model *model)
 uint64_t model_sequence(const struct model *model)
 {
     return model->sequence;
+}
+
+uint64_t model_last_id(const struct model *model)
+{
+    return model->next_id - 1;
 }
 
 const uint8_t *model_container_uuid(const struct model *model)
@@ -427,7 +406,7 @@ static void sum_up(struct model *model)
     model->memory_bytes = 0;
     struct drive_bitmap *bitmap;
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
-        model->memory_bytes += bitmap_memory_bytes(bitmap->bits);
+        model->memory_bytes += bitmap->bits ? bitmap_memory_bytes(bitmap->bits) : 0;
     }
 }
 
@@ -494,6 +473,7 @@ void model_free(struct model *model)
     }
     free(model->foreign_names);
     free(model->replaced);
+    free(model->needed);
     writeback_free(model->writeback);
     journaling_free(model->journaling);
     free(model->container_path);

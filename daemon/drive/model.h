@@ -26,10 +26,12 @@
 struct model;
 struct drive;
 
-#define MODEL_REASON_BYTES_MAX 200
-#define MODEL_REQUESTS_MAX     1024 /* results of requests that are remembered */
-#define MODEL_WRITERS_MAX      64   /* of one drive, lost ones included */
-#define MODEL_PATH_BYTES_MAX   4095
+#define MODEL_REASON_BYTES_MAX   200
+#define MODEL_REQUESTS_MAX       1024 /* results of requests that are remembered */
+#define MODEL_WRITERS_MAX        64   /* of one drive, lost ones included */
+#define MODEL_PATH_BYTES_MAX     4095
+#define MODEL_CHECKPOINTS_MAX    256 /* of one drive */
+#define MODEL_IDENTITY_BYTES_MAX 400 /* of an identity, and of evidence */
 
 enum validity {
     VALIDITY_EXACT = 0,
@@ -37,17 +39,34 @@ enum validity {
     VALIDITY_UNKNOWN = 2,  /* may have missed a write; answers are all dirty */
 };
 
-/* A bitmap of a drive.  Read freely; only apply() functions write. */
+/* A moment in a drive's history. */
+struct checkpoint {
+    uint8_t uuid[16];
+    uint64_t sequence;   /* of the record that made it */
+    uint64_t created_ns; /* CLOCK_REALTIME */
+};
+
+/*
+ * A bitmap of a drive.  Read freely; only apply() functions write.
+ *
+ * It is one of the user's, or a checkpoint's, which records until the next checkpoint is made and
+ * is sealed then.  The bits of a sealed one that the container has need not be in memory.
+ */
 struct drive_bitmap {
     uint64_t id;
     struct model *model; /* NULL while it is in none */
     struct drive *drive;
-    char name[NAME_BYTES_MAX + 1];
-    struct bitmap *bits; /* owned */
+    char name[NAME_BYTES_MAX + 1]; /* the checkpoint's, if it has one */
+    struct checkpoint *checkpoint; /* owned; NULL: a bitmap of the user's */
+    uint32_t granularity;          /* bytes */
+    struct bitmap *bits;           /* owned; NULL: sealed, and in the container only */
+    uint64_t dirty_count;          /* granules, and */
+    uint64_t dirty_bytes;          /* … bytes, as last counted while bits were there */
     bool recording;
-    bool gap; /* not recording, and has skipped a mark since */
+    bool gap; /* not recording, and has skipped a mark since; never of a checkpoint's */
     enum validity validity;
     char reason[MODEL_REASON_BYTES_MAX + 1]; /* of a validity that is not exact */
+    enum untracked untracked;
 
     uint64_t changed;   /* sequence of the last change to anything but bits */
     uint64_t committed; /* everything up to this sequence is in the container */
@@ -55,8 +74,12 @@ struct drive_bitmap {
     bool rewrite;       /* what the container has is damaged: all of it is to be written */
 
     TAILQ_ENTRY(drive_bitmap) recording_entry; /* drive->recording, while recording */
+    TAILQ_ENTRY(drive_bitmap) of_drive;        /* drive->all */
+    TAILQ_ENTRY(drive_bitmap) in_history;      /* drive->history, of a checkpoint's */
+    TAILQ_ENTRY(drive_bitmap) in_cache;        /* model's, while sealed with bits */
+    uint64_t cached_bytes;                     /* as counted for the cache's limit */
     RB_ENTRY(drive_bitmap) by_id;              /* model's tree */
-    RB_ENTRY(drive_bitmap) by_name;            /* drive->bitmaps */
+    RB_ENTRY(drive_bitmap) by_name;            /* drive->bitmaps, of the user's */
 };
 
 /* Trees and lists are intrusive, so that entering one cannot fail. */
@@ -74,9 +97,15 @@ struct drive {
     uint32_t granularity; /* of new bitmaps, in bytes */
     enum durability durability;
 
-    struct drive_bitmap_names bitmaps;  /* all, by name */
+    char *identity; /* owned: of what stands under the path; NULL: not known */
+    char *evidence; /* owned: of writing, as of the last detach; NULL: none, or void */
+
+    struct drive_bitmap_list all;       /* of both kinds */
+    struct drive_bitmap_names bitmaps;  /* the user's, by name */
+    struct drive_bitmap_list history;   /* the checkpoints', eldest first: only the last records */
     struct drive_bitmap_list recording; /* those that take marks */
-    uint32_t bitmaps_count;
+    uint32_t bitmaps_count;             /* the user's */
+    uint32_t checkpoints_count;
     uint32_t recording_count;
     uint64_t marked;   /* sequence of the last mark */
     uint32_t ungapped; /* neither recording nor with a gap yet: the next mark makes one */
@@ -105,8 +134,12 @@ struct model_settings {
     enum durability durability;
     uint32_t drives_max;
     uint32_t bitmaps_max;
-    uint64_t memory_max;    /* bytes of dense chunks in the worst case; 0: no limit */
-    uint32_t unsettled_max; /* of one writer */
+    uint64_t memory_max;       /* bytes of dense chunks in the worst case; 0: no limit */
+    uint64_t cache_max;        /* bytes of sealed bitmaps that the container has as well */
+    uint32_t retention_count;  /* checkpoints of a drive; 0: no limit but MODEL_CHECKPOINTS_MAX */
+    uint64_t retention_age_ns; /* of a checkpoint; 0: no limit */
+    bool unproven_is_unknown;  /* identity.on_unproven */
+    uint32_t unsettled_max;    /* of one writer */
 };
 
 /* What a mark of this drive waits for. */
@@ -151,6 +184,9 @@ struct drive *model_drive_by_id(struct model *model, uint64_t id);
 struct drive_bitmap *model_bitmap_by_name(struct model *model, struct text full,
                                           struct error *error);
 struct drive_bitmap *model_bitmap_by_id(struct model *model, uint64_t id);
+/* "NAME", or "NAME@UUID", which fits that one only; NULL with words when there is none. */
+struct drive_bitmap *model_checkpoint_by_name(struct drive *drive, struct text name,
+                                              struct error *error);
 /* In the order of creation, which is that of ids: the first with an id above @after. */
 struct drive *model_drive_after(struct model *model, uint64_t after);
 struct drive_bitmap *model_bitmap_after(struct model *model, uint64_t after);
@@ -160,16 +196,49 @@ struct drive_bitmap *model_bitmap_after(struct model *model, uint64_t after);
 /*
  * Validates, numbers and applies one record.  0, or -errno with words and
  * nothing changed: -EINVAL, -ENOENT, -EEXIST, -EBUSY, -EDQUOT (a limit),
- * -ENOMEM, -EROFS (changes are refused, see struct model_status.degraded_reason).
+ * -ENOMEM, -EROFS (changes are refused, see struct model_status.degraded_reason); -EAGAIN: bits of
+ * sealed bitmaps have to be read first, see model_fetch().
  */
 int model_commit(struct model *model, struct record *record, struct error *error);
+
+/*
+ * Records that are committed together: between begin and commit, model_commit() applies each at
+ * once, but nothing of it is numbered or journaled; all of them become one record in the end, or
+ * are undone.  Only records about bitmaps and checkpoints; others are -EINVAL.  The caller does not
+ * return to the loop in between.
+ */
+int model_transaction_begin(struct model *model, struct error *error);
+/* @request and @peer as in struct record.  Whatever the outcome, the transaction is over. */
+int model_transaction_commit(struct model *model, const struct request_id *request,
+                             const char *peer, uint64_t *ret_sequence, struct error *error);
+void model_transaction_abort(struct model *model);
+/* The id given last; ids are given in order. */
+uint64_t model_last_id(const struct model *model);
+/* Deletes the eldest checkpoints of drives that have too many, or too old ones. */
+void model_enforce_retention(struct model *model);
+
+/*
+ * Reads the bits that the last model_commit() with -EAGAIN was in want of, on the container's
+ * thread.  While the fetch is held, they stay in memory.
+ */
+struct model_fetch {
+    /* Loop's thread, once: 0, or -errno with words.  Not after model_fetch_release(). */
+    void (*done)(struct model_fetch *fetch, int r, const struct error *error);
+    struct fetch_work *work; /* NULL: none is under way */
+    struct model *model;
+};
+
+int model_fetch(struct model *model, struct model_fetch *fetch, struct error *error);
+/* Lets go of them; cancels what is under way. */
+void model_fetch_release(struct model_fetch *fetch);
 
 /* The remembered result of a request, if it was done before. */
 struct request_result {
     struct request_id id;
     enum record_type type;
     uint64_t sequence;
-    uint64_t object;                   /* id of the drive or bitmap that it made or changed */
+    uint64_t object;                   /* id of the drive or bitmap that it made or changed;
+                                        * of a transaction 0 */
     TAILQ_ENTRY(request_result) entry; /* oldest first */
     RB_ENTRY(request_result) by_id;
 };
@@ -203,11 +272,27 @@ void model_wait_cancel(struct model *model, struct model_waiter *waiter);
  * settled.  A lost writer has no connection and is kept by the drive.
  */
 
+/* What is known of the drive's path; texts as in struct record. */
+struct drive_sight {
+    bool seen;            /* it could be looked at */
+    struct text identity; /* "": the path tells none */
+    struct text evidence; /* "": it tells none */
+};
+
+struct writer_attachment {
+    struct text token;
+    const char *peer;
+    bool continues; /* may go on without us: being lost makes the drive unknown */
+    bool returning; /* the same process, which has written nothing without a mark since */
+    const struct drive_sight *sight; /* NULL: the drive has no path */
+};
+
 /*
- * The writer of a new connection that attaches under @token; commits a record.
- * -EBUSY: in use by a connection.  *ret_resuming: the token was lost before.
+ * The writer of a new connection that attaches under its token; commits a record, and before it
+ * what the evidence tells.  -EBUSY: in use by a connection; -EXDEV: another drive stands under the
+ * path.  *ret_resuming: the token was lost before.
  */
-int writer_attach(struct model *model, struct drive *drive, struct text token, const char *peer,
+int writer_attach(struct model *model, struct drive *drive, const struct writer_attachment *how,
                   struct writer **ret, uint64_t *ret_sequence, bool *ret_resuming,
                   struct error *error);
 /* An anonymous writer. */
@@ -234,9 +319,9 @@ int writer_mark(struct model *model, struct writer *writer, uint64_t first_id,
 int writer_settle(struct writer *writer, uint64_t first_id, uint64_t count, struct error *error);
 int writer_resume(struct model *model, struct writer *writer, const char *peer,
                   uint64_t *ret_sequence, struct error *error);
-/* -EBUSY while marks are unsettled.  Frees an attached writer. */
+/* -EBUSY while marks are unsettled.  Frees an attached writer.  @evidence: "" for none. */
 int writer_detach(struct model *model, struct writer *writer, const char *peer,
-                  uint64_t *ret_sequence, struct error *error);
+                  struct text evidence, uint64_t *ret_sequence, struct error *error);
 /* The connection ended: what is not settled stays, with the drive.  The pointer is dead. */
 void writer_lost(struct model *model, struct writer *writer);
 
@@ -253,15 +338,50 @@ struct drive_status {
 
 void drive_get_status(const struct drive *drive, struct drive_status *ret);
 
+/* In words; "" for UNTRACKED_RULED_OUT. */
+const char *untracked_words(enum untracked untracked);
+/* Of what would begin to record now. */
+enum untracked drive_untracked(const struct drive *drive);
+/*
+ * Holds what is seen of a drive that has no writers against the evidence of its last detach;
+ * commits a verdict when it was written to.
+ */
+int drive_compare_evidence(struct model *model, struct drive *drive,
+                           const struct drive_sight *sight, struct error *error);
+
 /* Dirty granules and bytes as answered: everything for an unknown bitmap. */
 uint64_t drive_bitmap_dirty_count(const struct drive_bitmap *bitmap);
 uint64_t drive_bitmap_dirty_bytes(const struct drive_bitmap *bitmap);
 
 /*
  * A snapshot of what a map answers: the bits, or all dirty for an unknown
- * bitmap.  The caller frees it (bitmap_free()).  -ENOMEM.
+ * bitmap, which must be one of the user's.  The caller frees it (bitmap_free()).  -ENOMEM.
  */
 int drive_bitmap_map(const struct drive_bitmap *bitmap, struct bitmap **ret);
+
+/*
+ * What was written after checkpoint @since, up to @until (younger) or, when that is NULL, up to
+ * now: the union of their bitmaps, at the finest granularity among them.
+ */
+struct model_union {
+    /* Loop's thread, once: 0 and @bits, or -errno with words. */
+    void (*done)(struct model_union *work, int r, const struct error *error);
+    struct bitmap *bits; /* owned by whoever made the request, from done() on */
+    enum validity validity;
+    char reason[MODEL_REASON_BYTES_MAX + 1];
+    enum untracked untracked;
+    bool recording;
+    uint32_t granularity;
+    uint64_t size;
+    uint64_t sequence;
+    struct union_work *work; /* NULL: none is under way */
+};
+
+/* -EINVAL: @until is not younger; -ENOMEM.  Begins; done() may come at once. */
+int model_union(struct model *model, const struct drive_bitmap *since,
+                const struct drive_bitmap *until, struct model_union *ret, struct error *error);
+/* done() is not called any more. */
+void model_union_cancel(struct model_union *work);
 
 struct model_status {
     const uint8_t *container_uuid; /* 16 bytes */

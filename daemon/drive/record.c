@@ -11,18 +11,25 @@
 #include <stdio.h>
 #include <string.h>
 
-static void prepared_deinit(struct prepared *prepared)
+void prepared_deinit(struct prepared *prepared)
 {
     drive_free(prepared->new_drive);
     drive_bitmap_free(prepared->new_bitmap);
     writer_free(prepared->new_writer);
     bitmap_free(prepared->bits);
+    bitmap_free(prepared->removed_bits);
     for (uint32_t i = 0; i < prepared->resized_count; i++) {
         bitmap_free(prepared->resized[i]);
     }
     free(prepared->resized);
     free(prepared->carried);
     free(prepared->request);
+    for (uint32_t i = 0; i < prepared->dropped_count; i++) {
+        writer_free(prepared->dropped[i]);
+    }
+    free(prepared->dropped);
+    free(prepared->identity);
+    free(prepared->evidence);
 }
 
 int record_no_memory(struct error *error)
@@ -130,8 +137,8 @@ int record_find_drive(struct model *model, struct record *record, struct prepare
                                        (unsigned long long)record->drive);
 }
 
-int record_find_bitmap(struct model *model, struct record *record, struct prepared *prepared,
-                       struct error *error)
+int record_find_bitmap_of_any_kind(struct model *model, struct record *record,
+                                   struct prepared *prepared, struct error *error)
 {
     prepared->bitmap = model_bitmap_by_id(model, record->bitmap);
     if (!prepared->bitmap) {
@@ -140,6 +147,17 @@ int record_find_bitmap(struct model *model, struct record *record, struct prepar
     }
     prepared->drive = prepared->bitmap->drive;
     return 0;
+}
+
+int record_find_bitmap(struct model *model, struct record *record, struct prepared *prepared,
+                       struct error *error)
+{
+    int r = record_find_bitmap_of_any_kind(model, record, prepared, error);
+    if (r == 0 && prepared->bitmap->checkpoint) {
+        r = error_set(error, -EINVAL, "'%s' is a checkpoint of drive '%s', not a bitmap",
+                      prepared->bitmap->name, prepared->drive->name);
+    }
+    return r;
 }
 
 int record_find_writer(struct model *model, struct record *record, struct prepared *prepared,
@@ -157,45 +175,106 @@ int record_find_writer(struct model *model, struct record *record, struct prepar
                            (int)record->name.bytes, record->name.data);
 }
 
-void remove_bitmap(struct model *model, struct drive_bitmap *bitmap)
+struct bitmap *remove_bitmap(struct model *model, struct drive_bitmap *bitmap)
 {
+    struct bitmap *bits = bitmap->bits;
+
     model_unlink_bitmap(model, bitmap);
-    bitmap_free(bitmap->bits);
     bitmap->bits = NULL;
     TAILQ_INSERT_TAIL(&model->removed, bitmap, recording_entry);
+    return bits;
+}
+
+void restore_bitmap(struct model *model, struct drive *drive, struct drive_bitmap *bitmap,
+                    struct bitmap *bits)
+{
+    TAILQ_REMOVE(&model->removed, bitmap, recording_entry);
+    bitmap->bits = bits;
+    model_link_bitmap(model, drive, bitmap);
+}
+
+void record_swap_bits(struct drive_bitmap *bitmap, struct prepared *prepared)
+{
+    prepared->bits = drive_bitmap_swap_bits(bitmap, prepared->bits);
+}
+
+void bitmap_state_save(const struct drive_bitmap *bitmap, struct bitmap_state *ret)
+{
+    ret->recording = bitmap->recording;
+    ret->gap = bitmap->gap;
+    ret->validity = bitmap->validity;
+    ret->untracked = bitmap->untracked;
+    ret->changed = bitmap->changed;
+    memcpy(ret->name, bitmap->name, sizeof ret->name);
+    memcpy(ret->reason, bitmap->reason, sizeof ret->reason);
+}
+
+void bitmap_state_restore(struct drive_bitmap *bitmap, const struct bitmap_state *state)
+{
+    drive_bitmap_set_recording(bitmap, state->recording, state->gap);
+    drive_bitmap_set_validity(bitmap, state->validity, "%s", state->reason);
+    bitmap->untracked = state->untracked;
+    bitmap->changed = state->changed;
+    if (!bitmap->checkpoint) {
+        RB_REMOVE(drive_bitmap_names, &bitmap->drive->bitmaps, bitmap);
+        memcpy(bitmap->name, state->name, sizeof bitmap->name);
+        RB_INSERT(drive_bitmap_names, &bitmap->drive->bitmaps, bitmap);
+    }
 }
 
 /* ---- The table, and the way in ---- */
 
+/* One row a type. */
+/* clang-format off */
 static const struct record_kind {
     const char *name;
     record_prepare *prepare;
     record_apply *apply;
+    record_undo *undo; /* NULL: not in a transaction */
     bool in_history;
 } kinds[RECORD_TYPES] = {
-    [RECORD_DRIVE_ADD] = {"drive-add", prepare_drive_add, apply_drive_add, true},
-    [RECORD_DRIVE_SET] = {"drive-set", prepare_drive_set, apply_drive_set, true},
-    [RECORD_DRIVE_RENAME] = {"drive-rename", prepare_drive_rename, apply_drive_rename, true},
-    [RECORD_DRIVE_RESIZE] = {"drive-resize", prepare_drive_resize, apply_drive_resize, true},
-    [RECORD_DRIVE_REMOVE] = {"drive-remove", prepare_drive_remove, apply_drive_remove, true},
-    [RECORD_BITMAP_CREATE] = {"bitmap-create", prepare_bitmap_create, apply_bitmap_create, true},
-    [RECORD_BITMAP_DELETE] = {"bitmap-delete", record_find_bitmap, apply_bitmap_delete, true},
-    [RECORD_BITMAP_ENABLE] = {"bitmap-enable", prepare_bitmap_enable, apply_bitmap_enable, true},
-    [RECORD_BITMAP_DISABLE] = {"bitmap-disable", record_find_bitmap, apply_bitmap_disable, true},
-    [RECORD_BITMAP_RENAME] = {"bitmap-rename", prepare_bitmap_rename, apply_bitmap_rename, true},
-    [RECORD_BITMAP_SET] = {"bitmap-set", prepare_bitmap_set, apply_bits, true},
-    [RECORD_BITMAP_CLEAR] = {"bitmap-clear", prepare_bitmap_clear, apply_bits, true},
+    [RECORD_DRIVE_ADD] = {"drive-add", prepare_drive_add, apply_drive_add, NULL, true},
+    [RECORD_DRIVE_SET] = {"drive-set", prepare_drive_set, apply_drive_set, NULL, true},
+    [RECORD_DRIVE_RENAME] = {"drive-rename", prepare_drive_rename, apply_drive_rename, NULL, true},
+    [RECORD_DRIVE_RESIZE] = {"drive-resize", prepare_drive_resize, apply_drive_resize, NULL, true},
+    [RECORD_DRIVE_REMOVE] = {"drive-remove", prepare_drive_remove, apply_drive_remove, NULL, true},
+    [RECORD_BITMAP_CREATE] = {"bitmap-create", prepare_bitmap_create, apply_bitmap_create,
+                              undo_bitmap_create, true},
+    [RECORD_BITMAP_DELETE] = {"bitmap-delete", record_find_bitmap, apply_bitmap_delete,
+                              undo_bitmap_delete, true},
+    [RECORD_BITMAP_ENABLE] = {"bitmap-enable", prepare_bitmap_enable, apply_bitmap_enable,
+                              undo_bitmap_change, true},
+    [RECORD_BITMAP_DISABLE] = {"bitmap-disable", record_find_bitmap, apply_bitmap_disable,
+                               undo_bitmap_change, true},
+    [RECORD_BITMAP_RENAME] = {"bitmap-rename", prepare_bitmap_rename, apply_bitmap_rename,
+                              undo_bitmap_change, true},
+    [RECORD_BITMAP_SET] = {"bitmap-set", prepare_bitmap_set, apply_bits, undo_bitmap_change, true},
+    [RECORD_BITMAP_CLEAR] = {"bitmap-clear", prepare_bitmap_clear, apply_bits, undo_bitmap_change,
+                             true},
     [RECORD_BITMAP_CLEAR_ALL] = {"bitmap-clear-all", prepare_bitmap_clear_all,
-                                 apply_bitmap_clear_all, true},
-    [RECORD_BITMAP_MERGE] = {"bitmap-merge", prepare_bitmap_merge, apply_bits, true},
-    [RECORD_MARK] = {"mark", prepare_mark, apply_mark, false},
-    [RECORD_ATTACH] = {"attach", prepare_attach, apply_attach, true},
-    [RECORD_LOST] = {"lost", record_find_writer, apply_lost, true},
-    [RECORD_RESUME] = {"resume", record_find_writer, apply_resume, true},
-    [RECORD_DETACH] = {"detach", record_find_writer, apply_detach, true},
-    [RECORD_FENCE] = {"fence", prepare_fence, apply_fence, true},
-    [RECORD_DRIVE_DISTRUST] = {"drive-distrust", record_find_drive, apply_drive_distrust, true},
+                                 apply_bitmap_clear_all, undo_bitmap_change, true},
+    [RECORD_BITMAP_MERGE] = {"bitmap-merge", prepare_bitmap_merge, apply_bits, undo_bitmap_change,
+                             true},
+    [RECORD_MARK] = {"mark", prepare_mark, apply_mark, NULL, false},
+    [RECORD_ATTACH] = {"attach", prepare_attach, apply_attach, NULL, true},
+    [RECORD_LOST] = {"lost", record_find_writer, apply_lost, NULL, true},
+    [RECORD_RESUME] = {"resume", record_find_writer, apply_resume, NULL, true},
+    [RECORD_DETACH] = {"detach", prepare_detach, apply_detach, NULL, true},
+    [RECORD_FENCE] = {"fence", prepare_fence, apply_fence, NULL, true},
+    [RECORD_DRIVE_DISTRUST] = {"drive-distrust", record_find_drive, apply_drive_distrust, NULL,
+                               true},
+    [RECORD_CHECKPOINT_CREATE] = {"checkpoint-create", prepare_checkpoint_create,
+                                  apply_checkpoint_create, undo_checkpoint_create, true},
+    [RECORD_CHECKPOINT_DELETE] = {"checkpoint-delete", prepare_checkpoint_delete,
+                                  apply_checkpoint_delete, undo_checkpoint_delete, true},
+    [RECORD_BITMAP_DISTRUST] = {"bitmap-distrust", prepare_bitmap_distrust, apply_bitmap_distrust,
+                                NULL, true},
+    [RECORD_DRIVE_UNPROVEN] = {"drive-unproven", prepare_drive_unproven, apply_drive_unproven,
+                               NULL, true},
+    [RECORD_DRIVE_ADOPT] = {"drive-adopt", prepare_drive_adopt, apply_drive_adopt, NULL, true},
+    [RECORD_TRANSACTION] = {"transaction", prepare_transaction, apply_transaction, NULL, false},
 };
+/* clang-format on */
 
 const char *record_type_name(enum record_type type)
 {
@@ -209,12 +288,29 @@ static bool request_is_none(const struct request_id *id)
 }
 
 /* Names for the history are taken before apply() may free their owners. */
-static void note(struct model *model, const struct record *record, const char *drive,
-                 const char *bitmap)
+static void name_targets(const struct prepared *prepared, struct record_names *ret)
+{
+    const struct drive *drive = prepared->drive ? prepared->drive : prepared->new_drive;
+    const struct drive_bitmap *bitmap = prepared->bitmap ? prepared->bitmap : prepared->new_bitmap;
+
+    ret->drive[0] = ret->bitmap[0] = '\0';
+    if (drive) {
+        memcpy(ret->drive, drive->name, sizeof ret->drive);
+    }
+    if (bitmap) {
+        memcpy(ret->bitmap, bitmap->name, sizeof ret->bitmap);
+    }
+}
+
+void record_note(struct model *model, const struct record *record, const struct record_names *names)
 {
     char detail[2 * NAME_BYTES_MAX] = "";
+    const char *drive = names->drive[0] ? names->drive : NULL;
+    const char *bitmap = names->bitmap[0] ? names->bitmap : NULL;
 
-    if (record->name.bytes) {
+    if (record->type == RECORD_DRIVE_UNPROVEN) {
+        (void)snprintf(detail, sizeof detail, "%s", untracked_words(record->untracked));
+    } else if (record->name.bytes) {
         (void)snprintf(detail, sizeof detail, "%.*s", (int)record->name.bytes, record->name.data);
     } else if (record->ranges_count) {
         (void)snprintf(detail, sizeof detail, "%llu+%llu",
@@ -227,15 +323,70 @@ static void note(struct model *model, const struct record *record, const char *d
                  record->peer, detail[0] ? detail : NULL);
 }
 
+static int refuse(const struct model *model, struct error *error)
+{
+    return error_set(error, -EROFS, "changes are refused until the container can be written: %s",
+                     writeback_refuses(model->writeback));
+}
+
+/* Inside a transaction: applied, but neither numbered nor journaled yet. */
+static int commit_part(struct model *model, struct record *record, struct error *error)
+{
+    const struct record_kind *kind = &kinds[record->type];
+    CLEANUP(prepared_deinit) struct prepared prepared = {0};
+    struct record_names names;
+
+    if (!kind->undo) {
+        return error_set(error, -EINVAL, "%s cannot be part of a transaction", kind->name);
+    }
+    record->sequence = model->sequence + 1;
+    int r = kind->prepare(model, record, &prepared, error);
+    if (r < 0) {
+        return r;
+    }
+    name_targets(&prepared, &names);
+    r = transaction_take(model, record, &names, &prepared, error);
+    if (r < 0) {
+        return r;
+    }
+    kind->apply(model, record, transaction_last(model));
+    return 0;
+}
+
+void record_undo_part(struct model *model, enum record_type type, struct prepared *prepared)
+{
+    kinds[type].undo(model, prepared);
+}
+
+int record_replay_part(struct model *model, struct record *record, struct error *error)
+{
+    const struct record_kind *kind = &kinds[record->type];
+    CLEANUP(prepared_deinit) struct prepared prepared = {0};
+
+    if (!kind->undo) {
+        return error_set(error, -EBADMSG, "%s cannot be part of a transaction", kind->name);
+    }
+    int r = kind->prepare(model, record, &prepared, error);
+    if (r == 0) {
+        kind->apply(model, record, &prepared);
+    }
+    return r;
+}
+
 int model_commit(struct model *model, struct record *record, struct error *error)
 {
     const struct record_kind *kind = &kinds[record->type];
     CLEANUP(prepared_deinit) struct prepared prepared = {0};
 
     if (!model->replaying && writeback_refuses(model->writeback)) {
-        return error_set(error, -EROFS,
-                         "changes are refused until the container can be written: %s",
-                         writeback_refuses(model->writeback));
+        return refuse(model, error);
+    }
+    model->needed_count = 0;
+    if (model->transaction && record->type != RECORD_TRANSACTION) {
+        return commit_part(model, record, error);
+    }
+    if (!model->transaction) {
+        model->carried_left = DRIVE_CARRIED_MAX;
     }
     record->sequence = model->sequence + 1;
     int r = kind->prepare(model, record, &prepared, error);
@@ -252,18 +403,10 @@ int model_commit(struct model *model, struct record *record, struct error *error
         }
     }
 
-    char drive_name[NAME_BYTES_MAX + 1] = "", bitmap_name[NAME_BYTES_MAX + 1] = "";
+    struct record_names names;
     if (kind->in_history) {
-        const struct drive *drive = prepared.drive ? prepared.drive : prepared.new_drive;
-        const struct drive_bitmap *bitmap = prepared.bitmap ? prepared.bitmap : prepared.new_bitmap;
-        if (drive) {
-            memcpy(drive_name, drive->name, sizeof drive_name);
-        }
-        if (bitmap) {
-            memcpy(bitmap_name, bitmap->name, sizeof bitmap_name);
-        }
+        name_targets(&prepared, &names);
     }
-
     model->sequence = record->sequence;
     if (!model->replaying) {
         journaling_add(model->journaling, record);
@@ -282,7 +425,7 @@ int model_commit(struct model *model, struct record *record, struct error *error
         return 0;
     }
     if (kind->in_history) {
-        note(model, record, drive_name[0] ? drive_name : NULL, bitmap_name[0] ? bitmap_name : NULL);
+        record_note(model, record, &names);
     }
     writeback_touch(model->writeback);
     return 0;

@@ -35,8 +35,28 @@ enum record_type {
     RECORD_RESUME, /* a lost writer has marked again whatever it had not settled */
     RECORD_DETACH,
     RECORD_FENCE,
-    RECORD_DRIVE_DISTRUST, /* acknowledged marks of the drive may be lost; name: why */
+    RECORD_DRIVE_DISTRUST, /* writes to the drive may have been missed; name: why */
+    RECORD_CHECKPOINT_CREATE,
+    RECORD_CHECKPOINT_DELETE,
+    RECORD_BITMAP_DISTRUST, /* what the container has of a sealed bitmap is damaged; name: why */
+    RECORD_DRIVE_UNPROVEN,  /* untracked: why untracked writing cannot be ruled out up to now */
+    RECORD_DRIVE_ADOPT,     /* what stands under the path is the drive from now on */
+    RECORD_TRANSACTION,     /* several others, under one sequence: all or none */
     RECORD_TYPES
+};
+
+/*
+ * Why writing past the daemon cannot be ruled out for the time that a bitmap stands for, from
+ * "least" to "worst".  Numbers are stored.
+ */
+enum untracked {
+    UNTRACKED_RULED_OUT = 0,    /* as far as evidence goes */
+    UNTRACKED_LOST_WRITER = 1,  /* a writer was lost for a while */
+    UNTRACKED_NO_EVIDENCE = 2,  /* none was kept when the last writer went */
+    UNTRACKED_INCOMPARABLE = 3, /* the evidence is of another boot, or of another kind */
+    UNTRACKED_HIDDEN = 4,       /* the path could not be looked at */
+    UNTRACKED_NO_PATH = 5,      /* there is none */
+    UNTRACKED_REASONS
 };
 
 enum durability {
@@ -69,7 +89,15 @@ struct record {
 
     struct text name; /* new name, a writer's token, or a reason */
     struct text path; /* DRIVE_ADD */
-    uint64_t size;    /* bytes: DRIVE_ADD, DRIVE_RESIZE */
+    uint64_t size;    /* bytes: DRIVE_ADD, DRIVE_RESIZE, DRIVE_ADOPT */
+    /* Of what stands under the path: DRIVE_ADD, DRIVE_ADOPT; ATTACH of a drive that had none;
+     * DETACH (evidence).  "" when there is none. */
+    struct text identity, evidence;
+    uint8_t uuid[16];         /* CHECKPOINT_CREATE */
+    uint64_t created_ns;      /* CHECKPOINT_CREATE: CLOCK_REALTIME */
+    enum untracked untracked; /* DRIVE_UNPROVEN; of what begins to record: set by prepare() */
+    bool continues;           /* ATTACH: it may go on without us */
+    bool returning;           /* ATTACH: it was not away, only its connection */
     uint32_t granularity;
     enum durability durability; /* 0: keep (DRIVE_SET) */
     bool force;                 /* DRIVE_REMOVE */
@@ -81,13 +109,18 @@ struct record {
 
     /*
      * What starts or restarts recording (BITMAP_CREATE, _ENABLE, _CLEAR,
-     * _CLEAR_ALL) sets these as well: the unsettled ranges of the drive's
+     * _CLEAR_ALL, CHECKPOINT_CREATE) sets these as well: the unsettled ranges of the drive's
      * writers, or, when they are not known, all that was recorded.  Found out
      * by model_commit(); a replay takes them as they are.
      */
     const struct range *carried;
     uint32_t carried_count;
     bool carry_whole;
+    bool doubtful; /* … and is unknown: somebody writes to the drive without marks */
+
+    /* TRANSACTION: its records, each u32 length and bytes; made by model_transaction_commit(). */
+    const uint8_t *nested;
+    uint32_t nested_bytes;
 
     struct writer *writer; /* LOST, DETACH of a living one: who, when tokens do not tell */
 

@@ -15,7 +15,11 @@
 #define FLAG_DISABLED    (1u << 1)
 #define FLAG_CARRY_WHOLE (1u << 2)
 #define FLAG_REQUEST     (1u << 3)
-#define FLAGS            (FLAG_FORCE | FLAG_DISABLED | FLAG_CARRY_WHOLE | FLAG_REQUEST)
+#define FLAG_CONTINUES   (1u << 4)
+#define FLAG_RETURNING   (1u << 5)
+#define FLAG_DOUBTFUL    (1u << 6)
+#define FLAG_IDENTITY    (1u << 7) /* identity and evidence follow the path */
+#define CHECKPOINT_BYTES 24u       /* UUID and time, of a CHECKPOINT_CREATE, at the end */
 
 #define FIXED_BYTES      32u
 #define RANGE_BYTES      16u
@@ -26,11 +30,25 @@ static bool has_request(const struct record *record)
     return memcmp(&record->request, &none, sizeof none) != 0;
 }
 
+static bool has_identity(const struct record *record)
+{
+    return record->identity.bytes > 0 || record->evidence.bytes > 0;
+}
+
+/* What types of their own have at the end. */
+static size_t tail_bytes(const struct record *record)
+{
+    return record->type == RECORD_CHECKPOINT_CREATE ? CHECKPOINT_BYTES
+           : record->type == RECORD_TRANSACTION     ? record->nested_bytes
+                                                    : 0;
+}
+
 size_t record_encoded_bytes(const struct record *record)
 {
-    return FIXED_BYTES + (has_request(record) ? sizeof record->request.bytes : 0) + 2 +
-           record->name.bytes + 2 + record->path.bytes + 4 +
-           (size_t)record->ranges_count * RANGE_BYTES + 4 +
+    return FIXED_BYTES + tail_bytes(record) +
+           (has_identity(record) ? 4 + record->identity.bytes + record->evidence.bytes : 0) +
+           (has_request(record) ? sizeof record->request.bytes : 0) + 2 + record->name.bytes + 2 +
+           record->path.bytes + 4 + (size_t)record->ranges_count * RANGE_BYTES + 4 +
            (size_t)record->carried_count * RANGE_BYTES + 4 + (size_t)record->sources_count * 8;
 }
 
@@ -61,9 +79,13 @@ void record_encode(const struct record *record, uint8_t *buffer)
 
     p[0] = (uint8_t)record->type;
     p[1] = (uint8_t)((record->force ? FLAG_FORCE : 0) | (record->disabled ? FLAG_DISABLED : 0) |
-                     (record->carry_whole ? FLAG_CARRY_WHOLE : 0) | (request ? FLAG_REQUEST : 0));
+                     (record->carry_whole ? FLAG_CARRY_WHOLE : 0) | (request ? FLAG_REQUEST : 0) |
+                     (record->continues ? FLAG_CONTINUES : 0) |
+                     (record->returning ? FLAG_RETURNING : 0) |
+                     (record->doubtful ? FLAG_DOUBTFUL : 0) |
+                     (has_identity(record) ? FLAG_IDENTITY : 0));
     p[2] = (uint8_t)record->durability;
-    p[3] = 0;
+    p[3] = (uint8_t)record->untracked;
     store_le32(p + 4, record->granularity);
     store_le64(p + 8, record->drive);
     store_le64(p + 16, record->bitmap);
@@ -75,12 +97,22 @@ void record_encode(const struct record *record, uint8_t *buffer)
     }
     p = put_text(p, record->name);
     p = put_text(p, record->path);
+    if (has_identity(record)) {
+        p = put_text(p, record->identity);
+        p = put_text(p, record->evidence);
+    }
     p = put_ranges(p, record->ranges, record->ranges_count);
     p = put_ranges(p, record->carried, record->carried_count);
     store_le32(p, record->sources_count);
     p += 4;
     for (uint32_t i = 0; i < record->sources_count; i++, p += 8) {
         store_le64(p, record->sources[i]);
+    }
+    if (record->type == RECORD_CHECKPOINT_CREATE) {
+        memcpy(p, record->uuid, sizeof record->uuid);
+        store_le64(p + sizeof record->uuid, record->created_ns);
+    } else if (record->type == RECORD_TRANSACTION && record->nested_bytes > 0) {
+        memcpy(p, record->nested, record->nested_bytes);
     }
 }
 
@@ -180,15 +212,18 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
     if (!p) {
         return error_set(error, -EBADMSG, "a record of %zu bytes is too short", length);
     }
-    if (p[0] >= RECORD_TYPES || (p[1] & ~FLAGS) || p[3] != 0) {
-        return error_set(error, -EBADMSG, "a record's type %u or flags 0x%x are unknown", p[0],
-                         p[1]);
+    if (p[0] >= RECORD_TYPES || p[3] >= UNTRACKED_REASONS) {
+        return error_set(error, -EBADMSG, "a record's type %u or reason %u is unknown", p[0], p[3]);
     }
     record->type = p[0];
     record->force = p[1] & FLAG_FORCE;
     record->disabled = p[1] & FLAG_DISABLED;
     record->carry_whole = p[1] & FLAG_CARRY_WHOLE;
-    bool request = p[1] & FLAG_REQUEST;
+    record->continues = p[1] & FLAG_CONTINUES;
+    record->returning = p[1] & FLAG_RETURNING;
+    record->doubtful = p[1] & FLAG_DOUBTFUL;
+    record->untracked = p[3];
+    bool request = p[1] & FLAG_REQUEST, identity = p[1] & FLAG_IDENTITY;
     record->durability = p[2];
     record->granularity = load_le32(p + 4);
     record->drive = load_le64(p + 8);
@@ -201,7 +236,9 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
         }
         memcpy(record->request.bytes, p, sizeof record->request.bytes);
     }
-    if (!take_text(&reader, &record->name) || !take_text(&reader, &record->path)) {
+    if (!take_text(&reader, &record->name) || !take_text(&reader, &record->path) ||
+        (identity &&
+         (!take_text(&reader, &record->identity) || !take_text(&reader, &record->evidence)))) {
         return error_set(error, -EBADMSG, "a record ends inside its names");
     }
     int r = take_ranges(&reader, &decoded.ranges, &record->ranges_count);
@@ -210,6 +247,18 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
     }
     if (r == 0) {
         r = take_sources(&reader, &decoded.sources, &record->sources_count);
+    }
+    if (r == 0 && record->type == RECORD_CHECKPOINT_CREATE) {
+        p = take(&reader, CHECKPOINT_BYTES);
+        if (p) {
+            memcpy(record->uuid, p, sizeof record->uuid);
+            record->created_ns = load_le64(p + sizeof record->uuid);
+        } else {
+            r = -EBADMSG;
+        }
+    } else if (r == 0 && record->type == RECORD_TRANSACTION) {
+        record->nested_bytes = (uint32_t)reader.left;
+        record->nested = take(&reader, reader.left);
     }
     if (r == 0 && reader.left > 0) {
         r = -EBADMSG;

@@ -125,7 +125,9 @@ static int take_container(struct model *model, struct container **taken,
     r = start_load(model, container, &info, model->sequence + 1, error);
     struct replay_report replayed;
     if (r == 0) {
+        model->loading = container;
         r = replay_journal(model, &info, flags & MODEL_DISTRUST, &replayed, error);
+        model->loading = NULL;
     }
     if (r < 0) {
         return r;
@@ -149,8 +151,14 @@ static int take_container(struct model *model, struct container **taken,
         return error_set_errno(error, r, "cannot start the container's thread");
     }
     *taken = NULL;
+    r = retention_new(model, &model->retention);
+    if (r < 0) {
+        writeback_abandon(model->writeback);
+        return error_set_errno(error, r, "cannot start");
+    }
     r = journaling_new(model, &model->journaling);
     if (r < 0) {
+        retention_abandon(model->retention);
         writeback_abandon(model->writeback);
         return error_set_errno(error, r, "cannot start the journal's thread");
     }
@@ -189,6 +197,7 @@ int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned 
     RB_INIT(&model->requests);
     TAILQ_INIT(&model->requests_order);
     TAILQ_INIT(&model->removed);
+    TAILQ_INIT(&model->cache);
     for (size_t i = 0; i < ACK_LEVELS; i++) {
         TAILQ_INIT(&model->waiters[i]);
     }
@@ -253,10 +262,15 @@ static void journaling_closed(struct model *model)
     history_close(model->history, history_closed, model);
 }
 
+static void retention_closed(struct model *model)
+{
+    journaling_close(model->journaling, journaling_closed);
+}
+
 static void writeback_closed(struct model *model, int r)
 {
     model->close_r = r;
-    journaling_close(model->journaling, journaling_closed);
+    retention_close(model->retention, retention_closed);
 }
 
 void model_close(struct model *model, void (*closed)(void *opaque, int r), void *opaque)

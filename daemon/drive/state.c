@@ -6,17 +6,21 @@
  *
  * Little endian; a string is u16 length and bytes.
  *
- *     u32 version (1)
+ *     u32 version (2)
  *     u64 next_id
  *     16 bytes instance of the journal that belongs to this commit
  *     u32 drives, then for each:
  *         u64 id, string name, string path, u64 size in bytes,
- *         u32 granularity, u8 durability
+ *         u32 granularity, u8 durability, string identity, string evidence
  *         u32 writers, then for each:
- *             string token, u8 flags (bit 0: it may have unsettled writes)
+ *             string token, u8 flags (bit 0: it may have unsettled writes, bit 1: it goes on
+ *             without us, bit 2: the host was down since it was lost)
  *         u32 bitmaps, then for each:
  *             u64 id, string name, u32 granularity,
- *             u8 flags (bit 0: recording, bit 1: gap), u8 validity, string reason
+ *             u8 flags (bit 0: recording, bit 1: gap), u8 validity, string reason, u8 untracked
+ *         u32 checkpoints, eldest first, then for each what a bitmap has (only the last records),
+ *             then 16 bytes UUID, u64 sequence, u64 created (ns), u64 dirty granules, u64 dirty
+ *             bytes
  *     u32 requests, oldest first, then for each:
  *         16 bytes id, u16 record type, u64 sequence, u64 object
  *
@@ -31,9 +35,12 @@
 
 #include <string.h>
 
-#define STATE_VERSION      1u
+#define STATE_VERSION      2u
 
 #define WRITER_UNACCOUNTED (1u << 0)
+#define WRITER_CONTINUES   (1u << 1)
+#define WRITER_REBOOTED    (1u << 2)
+#define WRITER_FLAGS       (WRITER_UNACCOUNTED | WRITER_CONTINUES | WRITER_REBOOTED)
 #define BITMAP_RECORDING   (1u << 0)
 #define BITMAP_GAP         (1u << 1)
 
@@ -97,6 +104,29 @@ static void put_string(struct encoder *encoder, const char *text)
     put(encoder, text, bytes);
 }
 
+static void encode_bitmap(struct encoder *encoder, const struct drive_bitmap *bitmap)
+{
+    put_u64(encoder, bitmap->id);
+    put_string(encoder, bitmap->name);
+    put_u32(encoder, bitmap->granularity);
+    put_u8(encoder, (bitmap->recording ? BITMAP_RECORDING : 0) | (bitmap->gap ? BITMAP_GAP : 0));
+    put_u8(encoder, bitmap->validity);
+    put_string(encoder, bitmap->reason);
+    put_u8(encoder, bitmap->untracked);
+}
+
+static void encode_checkpoint(struct encoder *encoder, const struct drive_bitmap *bitmap)
+{
+    const struct checkpoint *checkpoint = bitmap->checkpoint;
+
+    encode_bitmap(encoder, bitmap);
+    put(encoder, checkpoint->uuid, sizeof checkpoint->uuid);
+    put_u64(encoder, checkpoint->sequence);
+    put_u64(encoder, checkpoint->created_ns);
+    put_u64(encoder, bitmap->bits ? bitmap_count(bitmap->bits) : bitmap->dirty_count);
+    put_u64(encoder, bitmap->bits ? bitmap_dirty_bytes(bitmap->bits) : bitmap->dirty_bytes);
+}
+
 static void encode_drive(struct encoder *encoder, struct drive *drive)
 {
     put_u64(encoder, drive->id);
@@ -105,6 +135,8 @@ static void encode_drive(struct encoder *encoder, struct drive *drive)
     put_u64(encoder, drive->size);
     put_u32(encoder, drive->granularity);
     put_u8(encoder, drive->durability);
+    put_string(encoder, drive->identity);
+    put_string(encoder, drive->evidence);
 
     /* Connected anonymous writers count only for what they leave. */
     uint32_t writers = 0;
@@ -117,20 +149,20 @@ static void encode_drive(struct encoder *encoder, struct drive *drive)
         bool unsettled = writer->unaccounted || writer_unsettled(writer) > 0;
         if (writer->token[0] || unsettled) {
             put_string(encoder, writer->token);
-            put_u8(encoder, unsettled ? WRITER_UNACCOUNTED : 0);
+            put_u8(encoder, (unsettled ? WRITER_UNACCOUNTED : 0) |
+                                (writer->continues ? WRITER_CONTINUES : 0) |
+                                (writer->rebooted ? WRITER_REBOOTED : 0));
         }
     }
 
     put_u32(encoder, drive->bitmaps_count);
     struct drive_bitmap *bitmap;
     RB_FOREACH (bitmap, drive_bitmap_names, &drive->bitmaps) {
-        put_u64(encoder, bitmap->id);
-        put_string(encoder, bitmap->name);
-        put_u32(encoder, bitmap_granularity(bitmap->bits));
-        put_u8(encoder,
-               (bitmap->recording ? BITMAP_RECORDING : 0) | (bitmap->gap ? BITMAP_GAP : 0));
-        put_u8(encoder, bitmap->validity);
-        put_string(encoder, bitmap->reason);
+        encode_bitmap(encoder, bitmap);
+    }
+    put_u32(encoder, drive->checkpoints_count);
+    TAILQ_FOREACH (bitmap, &drive->history, in_history) {
+        encode_checkpoint(encoder, bitmap);
     }
 }
 
@@ -229,7 +261,7 @@ static int decode_writers(struct decoder *decoder, struct drive *drive, struct e
     for (uint32_t i = 0; i < count; i++) {
         struct text token = get_string(decoder);
         uint8_t flags = get_u8(decoder);
-        if (decoder->failed || flags & ~WRITER_UNACCOUNTED ||
+        if (decoder->failed || flags & ~WRITER_FLAGS ||
             (token.bytes && name_check(NAME_DRIVE, token.data, token.bytes, NULL) < 0)) {
             return broken(decoder, error, "a writer");
         }
@@ -237,19 +269,23 @@ static int decode_writers(struct decoder *decoder, struct drive *drive, struct e
         if (writer) {
             /* Several anonymous writers become one heap. */
             writer->unaccounted |= (flags & WRITER_UNACCOUNTED) != 0;
+            writer->rebooted &= (flags & WRITER_REBOOTED) != 0;
             continue;
         }
         int r = writer_new_lost(drive, token, flags & WRITER_UNACCOUNTED, &writer);
         if (r < 0) {
             return error_set(error, r, "out of memory");
         }
+        writer->continues = flags & WRITER_CONTINUES;
+        writer->rebooted = flags & WRITER_REBOOTED;
         drive_add_writer(drive, writer);
     }
     return 0;
 }
 
-static int decode_bitmap(struct decoder *decoder, struct model *model, struct drive *drive,
-                         struct error *error)
+/* Makes a bitmap in no tree yet.  Sealed ones get no bits: those are in the container. */
+static int decode_bitmap_fields(struct decoder *decoder, struct model *model, struct drive *drive,
+                                bool checkpoint, struct drive_bitmap **ret, struct error *error)
 {
     uint64_t id = get_u64(decoder);
     struct text name = get_string(decoder);
@@ -257,29 +293,114 @@ static int decode_bitmap(struct decoder *decoder, struct model *model, struct dr
     uint8_t flags = get_u8(decoder);
     uint8_t validity = get_u8(decoder);
     struct text reason = get_string(decoder);
+    uint8_t untracked = get_u8(decoder);
+    bool recording = flags & BITMAP_RECORDING;
 
     if (decoder->failed || id == 0 || id >= model->next_id || model_bitmap_by_id(model, id) ||
-        flags & ~(BITMAP_RECORDING | BITMAP_GAP) || validity > VALIDITY_UNKNOWN ||
+        flags & ~(BITMAP_RECORDING | (checkpoint ? 0 : BITMAP_GAP)) ||
+        validity > VALIDITY_UNKNOWN || untracked >= UNTRACKED_REASONS ||
         name_check(NAME_BITMAP, name.data, name.bytes, NULL) < 0 ||
-        drive_bitmap_by_name(drive, name) || !bitmap_geometry_valid(drive->size, granularity)) {
-        return broken(decoder, error, "a bitmap");
+        (checkpoint ? model_checkpoint_by_name(drive, name, NULL) != NULL
+                    : drive_bitmap_by_name(drive, name) != NULL) ||
+        !bitmap_geometry_valid(drive->size, granularity)) {
+        return broken(decoder, error, checkpoint ? "a checkpoint" : "a bitmap");
     }
-    struct bitmap *bits;
-    int r =
-        bitmap_new(drive->size, granularity, UINT32_C(1) << model->settings.cluster_bits, &bits);
-    if (r < 0) {
-        return error_set(error, r, "out of memory");
-    }
+    struct bitmap *bits = NULL;
     struct drive_bitmap *bitmap;
-    r = drive_bitmap_new(id, name, bits, &bitmap);
+    int r = checkpoint && !recording
+                ? 0
+                : bitmap_new(drive->size, granularity, UINT32_C(1) << model->settings.cluster_bits,
+                             &bits);
+    if (r == 0) {
+        r = drive_bitmap_new(id, name, granularity, bits, &bitmap);
+    }
     if (r < 0) {
         bitmap_free(bits);
         return error_set(error, r, "out of memory");
     }
-    bitmap->recording = flags & BITMAP_RECORDING;
+    bitmap->recording = recording;
     bitmap->gap = flags & BITMAP_GAP;
+    bitmap->untracked = untracked;
     drive_bitmap_set_validity(bitmap, validity, "%.*s", (int)reason.bytes, reason.data);
-    model_link_bitmap(model, drive, bitmap);
+    *ret = bitmap;
+    return 0;
+}
+
+static int decode_bitmap(struct decoder *decoder, struct model *model, struct drive *drive,
+                         struct error *error)
+{
+    struct drive_bitmap *bitmap;
+    int r = decode_bitmap_fields(decoder, model, drive, false, &bitmap, error);
+
+    if (r == 0) {
+        model_link_bitmap(model, drive, bitmap);
+    }
+    return r;
+}
+
+/* @last: the only one that may record, and does. */
+static int decode_checkpoint(struct decoder *decoder, struct model *model, struct drive *drive,
+                             bool last, struct error *error)
+{
+    CLEANUP(drive_bitmap_freep) struct drive_bitmap *bitmap = NULL;
+    const struct drive_bitmap *elder = TAILQ_LAST(&drive->history, drive_bitmap_list);
+
+    int r = decode_bitmap_fields(decoder, model, drive, true, &bitmap, error);
+    if (r < 0) {
+        return r;
+    }
+    bitmap->checkpoint = calloc(1, sizeof *bitmap->checkpoint);
+    if (!bitmap->checkpoint) {
+        return error_set(error, -ENOMEM, "out of memory");
+    }
+    memcpy(bitmap->checkpoint->uuid, get(decoder, sizeof bitmap->checkpoint->uuid),
+           sizeof bitmap->checkpoint->uuid);
+    bitmap->checkpoint->sequence = get_u64(decoder);
+    bitmap->checkpoint->created_ns = get_u64(decoder);
+    bitmap->dirty_count = get_u64(decoder);
+    bitmap->dirty_bytes = get_u64(decoder);
+    if (decoder->failed || bitmap->recording != last ||
+        bitmap->checkpoint->sequence > model->sequence ||
+        (elder && elder->checkpoint->sequence >= bitmap->checkpoint->sequence) ||
+        bitmap->dirty_count > div_round_up(drive->size, bitmap->granularity) ||
+        bitmap->dirty_bytes > drive->size) {
+        return broken(decoder, error, "a checkpoint's place in the history");
+    }
+    model_link_bitmap(model, drive, STEAL(bitmap));
+    return 0;
+}
+
+static int decode_history(struct decoder *decoder, struct model *model, struct drive *drive,
+                          struct error *error)
+{
+    uint32_t count = get_u32(decoder);
+
+    if (count > MODEL_CHECKPOINTS_MAX) {
+        return broken(decoder, error, "a count of checkpoints");
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        int r = decode_checkpoint(decoder, model, drive, i + 1 == count, error);
+        if (r < 0) {
+            return r;
+        }
+    }
+    return 0;
+}
+
+static int decode_identity(struct decoder *decoder, char **ret, struct error *error)
+{
+    struct text text = get_string(decoder);
+
+    if (decoder->failed || text.bytes > MODEL_IDENTITY_BYTES_MAX ||
+        (text.bytes && memchr(text.data, '\0', text.bytes))) {
+        return broken(decoder, error, "a drive's identity");
+    }
+    if (text.bytes > 0) {
+        *ret = strndup(text.data, text.bytes);
+        if (!*ret) {
+            return error_set(error, -ENOMEM, "out of memory");
+        }
+    }
     return 0;
 }
 
@@ -310,12 +431,18 @@ static int decode_drive(struct decoder *decoder, struct model *model, struct err
     drive->durability = durability;
     model_link_drive(model, drive);
 
-    r = decode_writers(decoder, drive, error);
-    uint32_t count = get_u32(decoder);
+    r = decode_identity(decoder, &drive->identity, error);
+    if (r == 0) {
+        r = decode_identity(decoder, &drive->evidence, error);
+    }
+    if (r == 0) {
+        r = decode_writers(decoder, drive, error);
+    }
+    uint32_t count = r == 0 ? get_u32(decoder) : 0;
     for (uint32_t i = 0; r == 0 && i < count; i++) {
         r = decode_bitmap(decoder, model, drive, error);
     }
-    return r;
+    return r == 0 ? decode_history(decoder, model, drive, error) : r;
 }
 
 static int decode_request(struct decoder *decoder, struct model *model, struct error *error)

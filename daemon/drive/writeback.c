@@ -130,6 +130,7 @@ static void job_succeeded(struct writeback *writeback, struct writeback_job *job
     writeback->flushes++;
     writeback->phase = job->options.clean ? BEGINNING : RUNNING;
     journaling_covered(model->journaling, job->sequence);
+    sealed_evict(model);
     if (writeback->phase == RUNNING || writeback->closing) {
         recover(writeback);
     }
@@ -286,7 +287,7 @@ uint64_t writeback_changed_bytes(const struct writeback *writeback)
     uint64_t bytes = 0;
     struct drive_bitmap *bitmap;
     RB_FOREACH (bitmap, bitmaps_by_id, &writeback->model->bitmaps) {
-        if (bitmap_version(bitmap->bits) <= bitmap->committed) {
+        if (!bitmap->bits || bitmap_version(bitmap->bits) <= bitmap->committed) {
             continue;
         }
         uint32_t chunks = bitmap_chunks(bitmap->bits);
@@ -466,6 +467,18 @@ void writeback_free(struct writeback *writeback)
     }
     container_close(writeback->container);
     free(writeback);
+}
+
+/* ---- Others on the container's thread ---- */
+
+void writeback_run(struct writeback *writeback, struct work *work)
+{
+    worker_submit(&writeback->worker, work);
+}
+
+struct container *writeback_container(struct writeback *writeback)
+{
+    return writeback->container;
 }
 
 /* ---- Questions ---- */

@@ -28,7 +28,7 @@ static void fill_ones(uint8_t *buffer, const struct bitmap_chunk_view *view)
 static int write_chunks(struct container_txn *txn, const struct job_bitmap *bitmap, uint8_t *ones,
                         struct error *error)
 {
-    uint32_t chunks = bitmap_chunks(bitmap->snapshot);
+    uint32_t chunks = bitmap->snapshot ? bitmap_chunks(bitmap->snapshot) : 0;
 
     for (uint32_t i = 0; i < chunks; i++) {
         struct bitmap_chunk_view view;
@@ -204,7 +204,7 @@ void writeback_job_free(struct writeback_job *job)
 static bool has_changed(const struct drive_bitmap *bitmap)
 {
     return !bitmap->stored || bitmap->rewrite || bitmap->changed > bitmap->committed ||
-           bitmap_version(bitmap->bits) > bitmap->committed;
+           (bitmap->bits && bitmap_version(bitmap->bits) > bitmap->committed);
 }
 
 static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
@@ -215,7 +215,7 @@ static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
     struct job_bitmap *entry = &job->bitmaps[job->count];
     *entry = (struct job_bitmap){
         .id = bitmap->id,
-        .granularity = bitmap_granularity(bitmap->bits),
+        .granularity = bitmap->granularity,
         .sectors = div_round_up(bitmap->drive->size, 512),
         .committed = bitmap->committed,
         .stored = bitmap->stored,
@@ -223,7 +223,10 @@ static int job_add(struct writeback_job *job, struct drive_bitmap *bitmap)
         .name = strdup(name),
     };
     job->count++;
-    return entry->name ? bitmap_snapshot(bitmap->bits, &entry->snapshot) : -ENOMEM;
+    if (!entry->name) {
+        return -ENOMEM;
+    }
+    return bitmap->bits ? bitmap_snapshot(bitmap->bits, &entry->snapshot) : 0;
 }
 
 int writeback_job_new(struct model *model, bool clean, struct writeback_job **ret)

@@ -12,8 +12,8 @@ struct job_bitmap {
     uint64_t committed;
     bool stored;
     bool rewrite;
-    bool renamed, resized; /* against what is stored; told on the container's thread */
-    struct bitmap *snapshot;
+    bool renamed, resized;   /* against what is stored; told on the container's thread */
+    struct bitmap *snapshot; /* NULL: sealed, and no bit has changed */
 };
 
 /* What a job does about the journal's files, beside the commit. */

@@ -83,6 +83,17 @@ uint32_t writer_unsettled(const struct writer *writer)
     return writer->count - writer->head - writer->settled + writer->carried_count;
 }
 
+bool drive_is_doubtful(const struct drive *drive)
+{
+    const struct writer *writer;
+    TAILQ_FOREACH (writer, &drive->writers, entry) {
+        if (writer->continues && (!writer->connected || writer->resuming)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool drive_has_unaccounted(const struct drive *drive)
 {
     struct writer *writer;
@@ -115,35 +126,18 @@ int writer_new(struct model *model, struct drive *drive, struct writer **ret, st
     return r;
 }
 
-int writer_attach(struct model *model, struct drive *drive, struct text token, const char *peer,
-                  struct writer **ret, uint64_t *ret_sequence, bool *ret_resuming,
-                  struct error *error)
-{
-    struct record record = {.type = RECORD_ATTACH, .drive = drive->id, .name = token, .peer = peer};
-
-    /* Records without a token are about anonymous writers. */
-    if (token.bytes == 0) {
-        return error_set(error, -EINVAL, "a writer's token is empty");
-    }
-    int r = model_commit(model, &record, error);
-    if (r < 0) {
-        return r;
-    }
-    struct writer *writer = drive_writer_by_token(drive, token);
-    *ret = writer;
-    *ret_sequence = record.sequence;
-    *ret_resuming = writer->resuming;
-    return 0;
-}
+static const struct text nothing;
 
 /* Commits a record about an attached writer. */
 static int commit_about(struct model *model, enum record_type type, struct writer *writer,
-                        const char *peer, uint64_t *ret_sequence, struct error *error)
+                        const char *peer, struct text evidence, uint64_t *ret_sequence,
+                        struct error *error)
 {
     struct record record = {.type = type,
                             .drive = writer->drive->id,
                             .writer = writer,
                             .name = {writer->token, (uint32_t)strlen(writer->token)},
+                            .evidence = evidence,
                             .peer = peer};
 
     int r = model_commit(model, &record, error);
@@ -166,11 +160,12 @@ int writer_resume(struct model *model, struct writer *writer, const char *peer,
                   uint64_t *ret_sequence, struct error *error)
 {
     int r = check_fenced(writer, error);
-    return r < 0 ? r : commit_about(model, RECORD_RESUME, writer, peer, ret_sequence, error);
+    return r < 0 ? r
+                 : commit_about(model, RECORD_RESUME, writer, peer, nothing, ret_sequence, error);
 }
 
 int writer_detach(struct model *model, struct writer *writer, const char *peer,
-                  uint64_t *ret_sequence, struct error *error)
+                  struct text evidence, uint64_t *ret_sequence, struct error *error)
 {
     int r = check_fenced(writer, error);
     if (r < 0) {
@@ -187,7 +182,7 @@ int writer_detach(struct model *model, struct writer *writer, const char *peer,
                          "lost, and has not resumed",
                          writer->token, writer->drive->name);
     }
-    return commit_about(model, RECORD_DETACH, writer, peer, ret_sequence, error);
+    return commit_about(model, RECORD_DETACH, writer, peer, evidence, ret_sequence, error);
 }
 
 void writer_forget_carried(struct writer *writer)
@@ -256,7 +251,7 @@ void writer_lost(struct model *model, struct writer *writer)
     }
     carry_marks(writer, model->settings.unsettled_max);
     if (writer->token[0] == '\0' && writer->carried_count == 0 && !writer->unaccounted) {
-        if (commit_about(model, RECORD_DETACH, writer, NULL, NULL, NULL) == 0) {
+        if (commit_about(model, RECORD_DETACH, writer, NULL, nothing, NULL, NULL) == 0) {
             return;
         }
     } else if (writer->token[0] == '\0') {
@@ -270,7 +265,7 @@ void writer_lost(struct model *model, struct writer *writer)
             return;
         }
     }
-    if (commit_about(model, RECORD_LOST, writer, NULL, NULL, NULL) < 0) {
+    if (commit_about(model, RECORD_LOST, writer, NULL, nothing, NULL, NULL) < 0) {
         writer->connected = false;
         writer->resuming = false;
     }
@@ -414,14 +409,14 @@ static uint64_t count_unsettled(const struct drive *drive)
     return count;
 }
 
-int drive_collect_unsettled(const struct drive *drive, struct range **ret, uint32_t *ret_count,
-                            bool *ret_whole)
+int drive_collect_unsettled(const struct drive *drive, uint32_t limit, struct range **ret,
+                            uint32_t *ret_count, bool *ret_whole)
 {
     uint64_t count = count_unsettled(drive);
     struct range *ranges = NULL;
     uint32_t n = 0;
 
-    if (drive_has_unaccounted(drive) || count > DRIVE_CARRIED_MAX) {
+    if (drive_has_unaccounted(drive) || count > limit) {
         *ret = NULL;
         *ret_count = 0;
         *ret_whole = true;

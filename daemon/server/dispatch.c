@@ -10,7 +10,6 @@
  */
 #include "daemon/server/internal.h"
 
-#include <stdio.h>
 #include <string.h>
 
 union message {
@@ -30,6 +29,10 @@ union message {
     struct message_settle settle;
     struct message_attach attach;
     struct message_drive_id drive_id;
+    struct message_transaction transaction;
+    struct message_checkpoint_create checkpoint_create;
+    struct message_checkpoint_delete checkpoint_delete;
+    struct message_checkpoint_map checkpoint_map;
 };
 
 /*
@@ -37,40 +40,49 @@ union message {
  * record's type: its message begins with the request id, by which a repeat is
  * recognised before the handler runs.
  */
+/* clang-format off */
 static const struct route {
     request_handler *handler;
     bool once;
     enum record_type type;
+    bool part; /* may be one of a transaction's */
 } routes[] = {
-    [OPERATION_HELLO] = {handle_hello, false, 0},
-    [OPERATION_DRIVE_ADD] = {handle_drive_add, true, RECORD_DRIVE_ADD},
-    [OPERATION_DRIVE_LIST] = {stream_drives, false, 0},
-    [OPERATION_DRIVE_SHOW] = {handle_drive_show, false, 0},
-    [OPERATION_DRIVE_SET] = {handle_drive_set, true, RECORD_DRIVE_SET},
-    [OPERATION_DRIVE_RENAME] = {handle_drive_rename, true, RECORD_DRIVE_RENAME},
-    [OPERATION_DRIVE_RESIZE] = {handle_drive_resize, true, RECORD_DRIVE_RESIZE},
-    [OPERATION_DRIVE_REMOVE] = {handle_drive_remove, true, RECORD_DRIVE_REMOVE},
-    [OPERATION_DRIVE_FENCE] = {handle_drive_fence, true, RECORD_FENCE},
-    [OPERATION_BITMAP_CREATE] = {handle_bitmap_create, true, RECORD_BITMAP_CREATE},
-    [OPERATION_BITMAP_LIST] = {stream_bitmaps, false, 0},
-    [OPERATION_BITMAP_SHOW] = {handle_bitmap_show, false, 0},
-    [OPERATION_BITMAP_DELETE] = {handle_bitmap_delete, true, RECORD_BITMAP_DELETE},
-    [OPERATION_BITMAP_ENABLE] = {handle_bitmap_enable, true, RECORD_BITMAP_ENABLE},
-    [OPERATION_BITMAP_DISABLE] = {handle_bitmap_disable, true, RECORD_BITMAP_DISABLE},
-    [OPERATION_BITMAP_RENAME] = {handle_bitmap_rename, true, RECORD_BITMAP_RENAME},
-    [OPERATION_BITMAP_SET] = {handle_bitmap_set, true, RECORD_BITMAP_SET},
-    [OPERATION_BITMAP_CLEAR] = {handle_bitmap_clear, true, RECORD_BITMAP_CLEAR},
-    [OPERATION_BITMAP_MERGE] = {handle_bitmap_merge, true, RECORD_BITMAP_MERGE},
-    [OPERATION_MAP] = {stream_map, false, 0},
-    [OPERATION_MARK] = {handle_mark, false, 0},
-    [OPERATION_SETTLE] = {handle_settle, false, 0},
-    [OPERATION_ATTACH] = {handle_attach, false, 0},
-    [OPERATION_RESUME] = {handle_resume, false, 0},
-    [OPERATION_DETACH] = {handle_detach, false, 0},
-    [OPERATION_FLUSH] = {handle_flush, false, 0},
-    [OPERATION_STATUS] = {handle_status, false, 0},
-    [OPERATION_RELOAD] = {handle_reload, false, 0},
+    [OPERATION_HELLO] = {handle_hello, false, 0, false},
+    [OPERATION_DRIVE_ADD] = {handle_drive_add, true, RECORD_DRIVE_ADD, false},
+    [OPERATION_DRIVE_LIST] = {stream_drives, false, 0, false},
+    [OPERATION_DRIVE_SHOW] = {handle_drive_show, false, 0, false},
+    [OPERATION_DRIVE_SET] = {handle_drive_set, true, RECORD_DRIVE_SET, false},
+    [OPERATION_DRIVE_RENAME] = {handle_drive_rename, true, RECORD_DRIVE_RENAME, false},
+    [OPERATION_DRIVE_RESIZE] = {handle_drive_resize, true, RECORD_DRIVE_RESIZE, false},
+    [OPERATION_DRIVE_REMOVE] = {handle_drive_remove, true, RECORD_DRIVE_REMOVE, false},
+    [OPERATION_DRIVE_FENCE] = {handle_drive_fence, true, RECORD_FENCE, false},
+    [OPERATION_DRIVE_ADOPT] = {handle_drive_adopt, true, RECORD_DRIVE_ADOPT, false},
+    [OPERATION_BITMAP_CREATE] = {handle_bitmap_create, true, RECORD_BITMAP_CREATE, true},
+    [OPERATION_BITMAP_LIST] = {stream_bitmaps, false, 0, false},
+    [OPERATION_BITMAP_SHOW] = {handle_bitmap_show, false, 0, false},
+    [OPERATION_BITMAP_DELETE] = {handle_bitmap_delete, true, RECORD_BITMAP_DELETE, true},
+    [OPERATION_BITMAP_ENABLE] = {handle_bitmap_enable, true, RECORD_BITMAP_ENABLE, true},
+    [OPERATION_BITMAP_DISABLE] = {handle_bitmap_disable, true, RECORD_BITMAP_DISABLE, true},
+    [OPERATION_BITMAP_RENAME] = {handle_bitmap_rename, true, RECORD_BITMAP_RENAME, true},
+    [OPERATION_BITMAP_SET] = {handle_bitmap_set, true, RECORD_BITMAP_SET, true},
+    [OPERATION_BITMAP_CLEAR] = {handle_bitmap_clear, true, RECORD_BITMAP_CLEAR, true},
+    [OPERATION_BITMAP_MERGE] = {handle_bitmap_merge, true, RECORD_BITMAP_MERGE, true},
+    [OPERATION_MAP] = {stream_map, false, 0, false},
+    [OPERATION_MARK] = {handle_mark, false, 0, false},
+    [OPERATION_SETTLE] = {handle_settle, false, 0, false},
+    [OPERATION_ATTACH] = {handle_attach, false, 0, false},
+    [OPERATION_RESUME] = {handle_resume, false, 0, false},
+    [OPERATION_DETACH] = {handle_detach, false, 0, false},
+    [OPERATION_FLUSH] = {handle_flush, false, 0, false},
+    [OPERATION_STATUS] = {handle_status, false, 0, false},
+    [OPERATION_RELOAD] = {handle_reload, false, 0, false},
+    [OPERATION_TRANSACTION] = {handle_transaction, true, RECORD_TRANSACTION, false},
+    [OPERATION_CHECKPOINT_CREATE] = {handle_checkpoint_create, true, RECORD_TRANSACTION, true},
+    [OPERATION_CHECKPOINT_LIST] = {stream_checkpoints, false, 0, false},
+    [OPERATION_CHECKPOINT_DELETE] = {handle_checkpoint_delete, true, RECORD_CHECKPOINT_DELETE, true},
+    [OPERATION_CHECKPOINT_MAP] = {handle_checkpoint_map, false, 0, false},
 };
+/* clang-format on */
 
 static int handle(const struct route *route, const struct request *request, struct error *error)
 {
@@ -85,10 +97,45 @@ static int handle(const struct route *route, const struct request *request, stru
     return route->handler(request, error);
 }
 
+/* The route of an operation, or NULL with words. */
+static const struct route *find_route(uint16_t operation, struct error *error)
+{
+    const struct route *route =
+        operation < sizeof routes / sizeof routes[0] ? &routes[operation] : NULL;
+
+    if (message_request_type(operation) == MESSAGE_TYPES || !route || !route->handler) {
+        error_set(error, -EOPNOTSUPP, "there is no operation %u", operation);
+        return NULL;
+    }
+    return route;
+}
+
+/* Decodes a request and hands it to its handler. */
+static int take(struct request *request, const struct frame *frame, struct error *error)
+{
+    union message message;
+    const struct route *route = find_route(frame->operation, error);
+
+    if (!route) {
+        return -EOPNOTSUPP;
+    }
+    int r = message_decode(message_request_type(frame->operation), frame->payload,
+                           frame->payload_bytes, 0, &message, error);
+    if (r < 0) {
+        return r;
+    }
+    request->server = request->session->server;
+    request->model = request->server->model;
+    request->operation = frame->operation;
+    request->cookie = frame->cookie;
+    request->message = &message;
+    return request->part ? route->handler(request, error) : handle(route, request, error);
+}
+
 /* 0, or -EPROTO when the connection must end. */
 static int dispatch(struct session *session, const struct frame *frame)
 {
-    union message message;
+    struct request request = {.session = session};
     struct error error = {""};
 
     if (frame->flags != 0 || frame->status != 0) {
@@ -101,31 +148,39 @@ static int dispatch(struct session *session, const struct frame *frame)
                     "the first request must be HELLO");
         return -EPROTO;
     }
-    enum message_type type = message_request_type(frame->operation);
-    const struct route *route =
-        frame->operation < sizeof routes / sizeof routes[0] ? &routes[frame->operation] : NULL;
-    if (type == MESSAGE_TYPES || !route || !route->handler) {
-        char text[64];
-        (void)snprintf(text, sizeof text, "there is no operation %u", frame->operation);
-        reply_error(session, frame->operation, frame->cookie, STATUS_UNKNOWN_OPERATION, text);
-        return 0;
-    }
-    int r = message_decode(type, frame->payload, frame->payload_bytes, 0, &message, &error);
-    if (r == 0) {
-        struct request request = {
-            .session = session,
-            .server = session->server,
-            .model = session->server->model,
-            .operation = frame->operation,
-            .cookie = frame->cookie,
-            .message = &message,
-        };
-        r = handle(route, &request, &error);
+    int r = take(&request, frame, &error);
+    if (r == -EAGAIN) {
+        r = request_defer(&request, frame, &error);
     }
     if (r < 0) {
         reply_errno(session, frame->operation, frame->cookie, r, &error);
     }
     return session->state == SESSION_HELLO ? -EPROTO : 0;
+}
+
+int dispatch_again(struct session *session, const struct frame *frame, struct deferral *deferral,
+                   struct error *error)
+{
+    struct request request = {.session = session, .deferral = deferral};
+
+    return take(&request, frame, error);
+}
+
+int dispatch_part(const struct request *whole, uint16_t operation, const uint8_t *payload,
+                  uint32_t payload_bytes, struct error *error)
+{
+    struct request request = {.session = whole->session, .deferral = whole->deferral, .part = true};
+    struct frame frame = {.operation = operation,
+                          .cookie = whole->cookie,
+                          .payload = payload,
+                          .payload_bytes = payload_bytes};
+    const struct route *route = find_route(operation, error);
+
+    if (route && !route->part) {
+        return error_set(error, -EINVAL, "%s cannot be part of a transaction",
+                         operation_name(operation));
+    }
+    return take(&request, &frame, error);
 }
 
 ssize_t dispatch_frames(struct session *session, const uint8_t *data, size_t bytes)

@@ -17,7 +17,7 @@ void fill_bitmap_info(const struct drive_bitmap *bitmap, struct bitmap_info_buff
     ret->message = (struct message_bitmap_info){
         .id = bitmap->id,
         .bitmap = wire_string(ret->name),
-        .granularity = bitmap_granularity(bitmap->bits),
+        .granularity = bitmap->granularity,
         .size = bitmap->drive->size,
         .recording = bitmap->recording,
         .gap = bitmap->gap,
@@ -25,6 +25,7 @@ void fill_bitmap_info(const struct drive_bitmap *bitmap, struct bitmap_info_buff
         .reason = wire_string(bitmap->reason),
         .dirty_bytes = drive_bitmap_dirty_bytes(bitmap),
         .dirty_count = drive_bitmap_dirty_count(bitmap),
+        .untracked = wire_string(untracked_words(bitmap->untracked)),
     };
 }
 

@@ -5,17 +5,19 @@
  */
 #include "daemon/server/internal.h"
 
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
+#include "daemon/drive/identity.h"
 
-void fill_drive_info(struct drive *drive, struct message_drive_info *ret)
+#include <string.h>
+
+void fill_drive_info(struct drive *drive, struct drive_info_buffer *ret)
 {
     struct drive_status status;
     drive_get_status(drive, &status);
-    *ret = (struct message_drive_info){
+    ret->identity[0] = '\0';
+    if (drive->identity) {
+        identity_words(drive->identity, ret->identity, sizeof ret->identity);
+    }
+    ret->message = (struct message_drive_info){
         .id = drive->id,
         .name = wire_string(drive->name),
         .path = wire_string(drive->path ? drive->path : ""),
@@ -27,157 +29,50 @@ void fill_drive_info(struct drive *drive, struct message_drive_info *ret)
         .writers = status.writers,
         .lost_writers = status.lost_writers,
         .unsettled = status.unsettled,
+        .checkpoints = drive->checkpoints_count,
+        .identity = wire_string(ret->identity),
+        .untracked = wire_string(untracked_words(drive_untracked(drive))),
     };
 }
 
-static int find_drive(const struct request *request, struct wire_string name, struct drive **ret,
-                      struct error *error)
+struct drive *find_drive(const struct request *request, struct wire_string name,
+                         struct error *error)
 {
-    *ret = model_drive_by_name(request->model, text_from_wire(name), error);
-    return *ret ? 0 : -ENOENT;
+    return model_drive_by_name(request->model, text_from_wire(name), error);
 }
 
 int handle_drive_show(const struct request *request, struct error *error)
 {
     const struct message_drive_name *message = request->message;
-    struct drive *drive;
-    int r = find_drive(request, message->name, &drive, error);
-    if (r < 0) {
-        return r;
+    struct drive *drive = find_drive(request, message->name, error);
+    if (!drive) {
+        return -ENOENT;
     }
-    struct message_drive_info info;
+    struct drive_info_buffer info;
     fill_drive_info(drive, &info);
-    reply(request->session, MESSAGE_DRIVE_INFO, &info, request->operation, 0, request->cookie);
+    reply(request->session, MESSAGE_DRIVE_INFO, &info.message, request->operation, 0,
+          request->cookie);
     return 0;
 }
 
-/* ---- Adding: a drive's size may have to be asked of its path, which may hang ---- */
-
-/*
- * A path is opened on libuv's pool, never on the loop.  Strings are copied,
- * since the frame is gone when the answer comes.
- */
-struct probe {
-    uv_work_t work;
-    struct pending *pending;
-    struct wire_uuid id;
-    char *name, *path;
-    uint32_t granularity;
-    enum durability durability;
-    uint64_t size;
-    int r;
-    struct error error;
-};
-
-static void probe_free(struct probe *probe)
+/* A path must be there only if it is to tell the size. */
+static int look_at_new(const struct request *request, const struct message_drive_add *message,
+                       struct sight *ret, struct error *error)
 {
-    if (probe) {
-        free(probe->name);
-        free(probe->path);
-        free(probe);
-    }
-}
+    CLEANUP_FREE char *path = strndup(message->path.data, message->path.length);
 
-DEFINE_CLEANUP(struct probe *, probe_free)
-
-static void probe_run(uv_work_t *work)
-{
-    struct probe *probe = work->data;
-    CLEANUP_CLOSE int fd = open(probe->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        probe->r = error_set_errno(&probe->error, -errno, "cannot open '%s'", probe->path);
-    } else if (S_ISREG(st.st_mode)) {
-        probe->size = (uint64_t)st.st_size;
-    } else if (!S_ISBLK(st.st_mode)) {
-        probe->r = error_set(&probe->error, -EINVAL,
-                             "'%s' is neither a regular file nor a block device", probe->path);
-    } else if (ioctl(fd, BLKGETSIZE64, &probe->size) < 0) {
-        probe->r =
-            error_set_errno(&probe->error, -errno, "cannot get the size of '%s'", probe->path);
-    }
-    if (probe->r == 0 && probe->size == 0) {
-        probe->r = error_set(&probe->error, -EINVAL, "'%s' is empty", probe->path);
-    }
-}
-
-static void commit_add(struct pending *pending, struct record *record, const struct wire_uuid *id)
-{
-    struct error error = {""};
-
-    memcpy(record->request.bytes, id->bytes, sizeof record->request.bytes);
-    record->peer = pending->session->peer;
-    /* While the path was looked at, the same request may have been done for another connection. */
-    const struct request_result *before =
-        model_request_find(pending->server->model, &record->request);
-    if (before && before->type == record->type) {
-        pending_wait(pending, ACK_DURABLE, before->sequence, before->object);
-        return;
-    }
-    int r = model_commit(pending->server->model, record, &error);
-    if (r < 0) {
-        pending_finish(pending, r, &error);
-    } else {
-        pending_wait(pending, ACK_DURABLE, record->sequence, record->drive);
-    }
-}
-
-static void probe_done(uv_work_t *work, int status)
-{
-    struct probe *probe = work->data;
-    struct pending *pending = probe->pending;
-    (void)status; /* never cancelled */
-
-    if (!pending->session) {
-        pending_free(pending);
-    } else if (probe->r < 0) {
-        pending_finish(pending, probe->r == -EINVAL ? -EINVAL : -EREMOTEIO, &probe->error);
-    } else {
-        struct record record = {
-            .type = RECORD_DRIVE_ADD,
-            .name = {probe->name, (uint32_t)strlen(probe->name)},
-            .path = {probe->path, (uint32_t)strlen(probe->path)},
-            .size = probe->size,
-            .granularity = probe->granularity,
-            .durability = probe->durability,
-        };
-        commit_add(pending, &record, &probe->id);
-    }
-    probe_free(probe);
-}
-
-static int probe_start(const struct request *request, const struct record *record,
-                       const struct wire_uuid *id, struct error *error)
-{
-    CLEANUP(probe_freep) struct probe *probe = calloc(1, sizeof *probe);
-
-    if (record->path.data[0] != '/' || memchr(record->path.data, '\0', record->path.bytes)) {
-        return error_set(error, -EINVAL, "a drive's path must be absolute");
-    }
-    if (probe) {
-        probe->name = strndup(record->name.data, record->name.bytes);
-        probe->path = strndup(record->path.data, record->path.bytes);
-    }
-    struct pending *pending = pending_new(request);
-    if (!probe || !probe->name || !probe->path || !pending) {
-        if (pending) {
-            pending_free(pending);
-        }
+    if (!path) {
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
-    probe->pending = pending;
-    probe->id = *id;
-    probe->granularity = record->granularity;
-    probe->durability = record->durability;
-    probe->work.data = probe;
-    int r = uv_queue_work(request->server->loop, &probe->work, probe_run, probe_done);
-    if (r < 0) {
-        pending_free(pending);
-        return error_set(error, r, "cannot look at the drive's path: %s", uv_strerror(r));
+    if (path[0] != '/' || message->path.length > MODEL_PATH_BYTES_MAX) {
+        return error_set(error, -EINVAL, "a drive's path must be absolute, at most %d bytes",
+                         MODEL_PATH_BYTES_MAX);
     }
-    probe = NULL;
-    return 0;
+    int r = request_look(request, path, ret);
+    if (r == 0 && ret->r < 0 && message->size == 0) {
+        r = error_set(error, ret->r == -EINVAL ? -EINVAL : -EREMOTEIO, "%s", ret->error->text);
+    }
+    return r;
 }
 
 int handle_drive_add(const struct request *request, struct error *error)
@@ -195,10 +90,51 @@ int handle_drive_add(const struct request *request, struct error *error)
     if (message->size == 0 && message->path.length == 0) {
         return error_set(error, -EINVAL, "a drive needs a size or a path");
     }
-    if (message->size == 0) {
-        int r = name_check(NAME_DRIVE, record.name.data, record.name.bytes, error);
-        return r < 0 ? r : probe_start(request, &record, &message->request, error);
+    struct sight sight;
+    int r = name_check(NAME_DRIVE, record.name.data, record.name.bytes, error);
+    if (r == 0 && message->path.length > 0) {
+        r = look_at_new(request, message, &sight, error);
+        record.identity = r == 0 ? sight.drive.identity : record.identity;
+        record.evidence = r == 0 ? sight.drive.evidence : record.evidence;
+        record.size = r == 0 && message->size == 0 ? sight.size : message->size;
     }
+    return r < 0 ? r : request_commit(request, &message->request, &record, error);
+}
+
+/*
+ * What stands under the path is the drive from now on, also when it is the same: then its writes
+ * have been lost sight of.
+ */
+int handle_drive_adopt(const struct request *request, struct error *error)
+{
+    const struct message_drive_change *message = request->message;
+    struct drive *drive = find_drive(request, message->name, error);
+    struct sight sight;
+
+    if (!drive) {
+        return -ENOENT;
+    }
+    if (message->flags != 0 || message->argument.length > 0) {
+        return error_set(error, -EINVAL, "adopting takes neither flags nor an argument");
+    }
+    if (!drive->path) {
+        return error_set(error, -EINVAL, "drive '%s' has no path that something could stand under",
+                         drive->name);
+    }
+    int r = request_look(request, drive->path, &sight);
+    if (r < 0) {
+        return r;
+    }
+    if (sight.r < 0) {
+        return error_set(error, sight.r == -EINVAL ? -EINVAL : -EREMOTEIO, "%s", sight.error->text);
+    }
+    struct record record = {
+        .type = RECORD_DRIVE_ADOPT,
+        .drive = drive->id,
+        .size = sight.size,
+        .identity = sight.drive.identity,
+        .evidence = sight.drive.evidence,
+    };
     return request_commit(request, &message->request, &record, error);
 }
 
@@ -207,10 +143,9 @@ int handle_drive_add(const struct request *request, struct error *error)
 int handle_drive_set(const struct request *request, struct error *error)
 {
     const struct message_drive_set *message = request->message;
-    struct drive *drive;
-    int r = find_drive(request, message->name, &drive, error);
-    if (r < 0) {
-        return r;
+    struct drive *drive = find_drive(request, message->name, error);
+    if (!drive) {
+        return -ENOENT;
     }
     struct record record = {
         .type = RECORD_DRIVE_SET,
@@ -224,10 +159,9 @@ int handle_drive_set(const struct request *request, struct error *error)
 int handle_drive_resize(const struct request *request, struct error *error)
 {
     const struct message_drive_resize *message = request->message;
-    struct drive *drive;
-    int r = find_drive(request, message->name, &drive, error);
-    if (r < 0) {
-        return r;
+    struct drive *drive = find_drive(request, message->name, error);
+    if (!drive) {
+        return -ENOENT;
     }
     struct record record = {.type = RECORD_DRIVE_RESIZE, .drive = drive->id, .size = message->size};
     return request_commit(request, &message->request, &record, error);
@@ -237,14 +171,13 @@ static int change(const struct request *request, enum record_type type, uint8_t 
                   struct error *error)
 {
     const struct message_drive_change *message = request->message;
-    struct drive *drive;
 
     if (message->flags & ~flags_allowed) {
         return error_set(error, -EINVAL, "unknown flags 0x%x", message->flags);
     }
-    int r = find_drive(request, message->name, &drive, error);
-    if (r < 0) {
-        return r;
+    struct drive *drive = find_drive(request, message->name, error);
+    if (!drive) {
+        return -ENOENT;
     }
     struct record record = {
         .type = type,

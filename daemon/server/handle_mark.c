@@ -7,6 +7,8 @@
  */
 #include "daemon/server/internal.h"
 
+#include "daemon/base/log.h"
+
 #include <poll.h>
 #include <string.h>
 
@@ -183,13 +185,32 @@ int handle_attach(const struct request *request, struct error *error)
     const struct message_attach *message = request->message;
     struct session *session = request->session;
     struct text token = text_from_wire(message->writer);
-    struct drive *drive =
-        model_drive_by_name(request->model, text_from_wire(message->drive), error);
+    struct drive *drive = find_drive(request, message->drive, error);
+    struct writer_attachment how = {
+        .token = token,
+        .peer = session->peer,
+        .continues = message->flags & ATTACH_CONTINUES,
+        .returning = message->flags & ATTACH_RETURNING,
+    };
     bool resuming;
     uint64_t sequence;
 
     if (!drive) {
         return -ENOENT;
+    }
+    if (message->flags & ~(ATTACH_CONTINUES | ATTACH_RETURNING)) {
+        return error_set(error, -EINVAL, "unknown flags 0x%x", message->flags);
+    }
+    struct sight sight;
+    if (drive->path) {
+        int r = request_look(request, drive->path, &sight);
+        if (r < 0) {
+            return r;
+        }
+        if (sight.r < 0) {
+            log_warning("drive %s: %s", drive->name, sight.error->text);
+        }
+        how.sight = &sight.drive;
     }
     struct session_writer *entry = find_writer(session, drive->id);
     if (entry && writer_is_fenced(entry->writer)) {
@@ -208,13 +229,12 @@ int handle_attach(const struct request *request, struct error *error)
         pending_free(pending);
         return r;
     }
-    r = writer_attach(request->model, drive, token, session->peer, &entry->writer, &sequence,
-                      &resuming, error);
+    r = writer_attach(request->model, drive, &how, &entry->writer, &sequence, &resuming, error);
     if (r == -EBUSY) {
         memcpy(entry->token, token.data, token.bytes); /* it is known, so its length is right */
         if (reap_holder(request->server, drive->id, entry->token)) {
-            r = writer_attach(request->model, drive, token, session->peer, &entry->writer,
-                              &sequence, &resuming, error);
+            r = writer_attach(request->model, drive, &how, &entry->writer, &sequence, &resuming,
+                              error);
         }
     }
     if (r < 0) {
@@ -243,12 +263,7 @@ static struct session_writer *find_attached(const struct request *request, struc
     return entry;
 }
 
-/* RESUME and DETACH: a change of an attached writer. */
-static int change_attached(const struct request *request,
-                           int (*change)(struct model *model, struct writer *writer,
-                                         const char *peer, uint64_t *ret_sequence,
-                                         struct error *error),
-                           bool ends, struct error *error)
+int handle_resume(const struct request *request, struct error *error)
 {
     struct session_writer *entry = find_attached(request, error);
     if (!entry) {
@@ -259,24 +274,44 @@ static int change_attached(const struct request *request,
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
     uint64_t sequence;
-    int r = change(request->model, entry->writer, request->session->peer, &sequence, error);
+    int r = writer_resume(request->model, entry->writer, request->session->peer, &sequence, error);
     if (r < 0) {
         pending_free(pending);
         return r;
-    }
-    if (ends) {
-        remove_writer(request->session, entry);
     }
     pending_wait(pending, ACK_DURABLE, sequence, 0);
     return 0;
 }
 
-int handle_resume(const struct request *request, struct error *error)
-{
-    return change_attached(request, writer_resume, false, error);
-}
-
+/* What the drive's path tells now is kept when the last writer goes. */
 int handle_detach(const struct request *request, struct error *error)
 {
-    return change_attached(request, writer_detach, true, error);
+    const struct message_drive_id *message = request->message;
+    struct session_writer *entry = find_attached(request, error);
+    const struct drive *drive = model_drive_by_id(request->model, message->drive);
+    struct sight sight = {.r = -ENOENT};
+
+    if (!entry) {
+        return -ENOENT;
+    }
+    if (drive && drive->path && drive->writers_count == 1 && !writer_is_fenced(entry->writer)) {
+        int r = request_look(request, drive->path, &sight);
+        if (r < 0) {
+            return r;
+        }
+    }
+    struct pending *pending = pending_new(request);
+    if (!pending) {
+        return error_set(error, -ENOMEM, "out of memory for a request");
+    }
+    uint64_t sequence;
+    int r = writer_detach(request->model, entry->writer, request->session->peer,
+                          sight.drive.evidence, &sequence, error);
+    if (r < 0) {
+        pending_free(pending);
+        return r;
+    }
+    remove_writer(request->session, entry);
+    pending_wait(pending, ACK_DURABLE, sequence, 0);
+    return 0;
 }

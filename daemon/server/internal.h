@@ -29,6 +29,7 @@ TAILQ_HEAD(session_list, session);
 TAILQ_HEAD(pending_list, pending);
 TAILQ_HEAD(stream_list, stream);
 TAILQ_HEAD(session_writer_list, session_writer);
+TAILQ_HEAD(probe_list, probe);
 
 struct server {
     uv_loop_t *loop;
@@ -53,6 +54,10 @@ struct server {
     struct range *ranges; /* RANGES_MAX, likewise */
     struct pending_list spare_pending;
     uint32_t spare_count;
+
+    char *look_at; /* owned: the path that a handler which returned -EAGAIN wants looked at */
+    struct probe_list probes;
+    uint32_t probes_running;
 
     int handles;                 /* of the server itself, not yet closed */
     struct pending_list orphans; /* whose session has ended, but not the work for them */
@@ -88,7 +93,8 @@ struct session {
     struct wire_buffer out;
     size_t out_head; /* bytes of it that are sent */
 
-    uint32_t in_flight; /* requests not yet answered */
+    uint32_t in_flight;        /* requests not yet answered */
+    struct deferral *deferral; /* of the request that holds up all others, or NULL */
     struct pending_list pending;
     struct stream_list streams; /* in turn */
     uint32_t streams_count;
@@ -114,7 +120,9 @@ struct request {
     struct model *model;
     uint16_t operation;
     uint64_t cookie;
-    const void *message; /* the operation's structure */
+    const void *message;       /* the operation's structure */
+    struct deferral *deferral; /* it was put off before, and has what it wanted; or NULL */
+    bool part;                 /* of a transaction: it is committed and answered as a whole */
 };
 
 /*
@@ -129,8 +137,9 @@ struct pending {
     struct server *server; /* NULL once it is gone, as @session is */
     uint16_t operation;
     uint64_t cookie;
-    uint64_t object; /* id of the drive or bitmap the answer tells of */
-    bool in_model;   /* stands in the model's queue */
+    uint64_t object;   /* id of the drive or bitmap the answer tells of */
+    uint64_t sequence; /* that it waits for */
+    bool in_model;     /* stands in the model's queue */
     struct message_attach_reply attach;
     TAILQ_ENTRY(pending) entry;
 };
@@ -159,6 +168,12 @@ void server_session_freed(struct server *server);
  */
 ssize_t dispatch_frames(struct session *session, const uint8_t *data, size_t bytes);
 bool session_at_bound(const struct session *session);
+/* Handles a request that was put off; -EAGAIN again, or what its handler says. */
+int dispatch_again(struct session *session, const struct frame *frame, struct deferral *deferral,
+                   struct error *error);
+/* One of a transaction's. */
+int dispatch_part(const struct request *whole, uint16_t operation, const uint8_t *payload,
+                  uint32_t payload_bytes, struct error *error);
 
 /* ---- reply.c ---- */
 
@@ -196,18 +211,67 @@ static inline struct text text_from_wire(struct wire_string string)
     return (struct text){string.data, string.length};
 }
 
-void fill_drive_info(struct drive *drive, struct message_drive_info *ret);
+struct drive_info_buffer {
+    struct message_drive_info message;
+    char identity[256];
+};
+void fill_drive_info(struct drive *drive, struct drive_info_buffer *ret);
 struct bitmap_info_buffer {
     struct message_bitmap_info message;
     char name[2 * NAME_BYTES_MAX + 2];
 };
 void fill_bitmap_info(const struct drive_bitmap *bitmap, struct bitmap_info_buffer *ret);
+void fill_checkpoint_created(struct model *model, const struct checkpoint *checkpoint,
+                             struct message_checkpoint_created *ret);
+void fill_checkpoint_info(const struct drive_bitmap *bitmap, struct message_checkpoint_info *ret);
+/* NULL with words. */
+struct drive *find_drive(const struct request *request, struct wire_string name,
+                         struct error *error);
+
+/* ---- defer.c ---- */
+
+/*
+ * Puts off a request whose handler returned -EAGAIN; it is handled again when what it wants is
+ * there.  0, or -errno with words.
+ */
+int request_defer(const struct request *request, const struct frame *frame, struct error *error);
+void deferral_free(struct deferral *deferral);
+void probes_forget_server(struct server *server);
+
+/* What was seen under a path.  Borrowed by the handler. */
+struct sight {
+    int r; /* why it could not be looked at; then nothing else is set but */
+    const struct error *error;
+    uint64_t size; /* bytes */
+    struct drive_sight drive;
+};
+
+/* 0; -EAGAIN (to be returned) when it has to be looked at first; -ENOMEM. */
+int request_look(const struct request *request, const char *path, struct sight *ret);
+/* The drive has no writers: what is under its path is held against the evidence kept. */
+int request_compare_evidence(const struct request *request, struct drive *drive,
+                             struct error *error);
+
+/* Does what @parts commits as one, and answers when that is acknowledged. */
+int request_transact(const struct request *request, const struct wire_uuid *id,
+                     int (*parts)(const struct request *request, struct error *error),
+                     struct error *error);
 
 /* ---- stream.c: answers of many frames ---- */
 
 int stream_drives(const struct request *request, struct error *error);
 int stream_bitmaps(const struct request *request, struct error *error);
+int stream_checkpoints(const struct request *request, struct error *error);
 int stream_map(const struct request *request, struct error *error);
+/* What every map begins with; then @bits (taken over) from @offset on. */
+struct map_answer {
+    struct message_map_head head;
+    struct bitmap *bits;
+    uint64_t offset;
+};
+int stream_map_start(const struct request *request, struct map_answer *answer, struct error *error);
+/* A map cannot begin just anywhere. */
+int check_map_offset(uint64_t offset, uint64_t size, uint32_t granularity, struct error *error);
 /* Makes frames until the output is at its bound or nothing is left. */
 void streams_pump(struct session *session);
 void streams_free(struct session *session);
@@ -217,11 +281,13 @@ void streams_free(struct session *session);
 typedef int request_handler(const struct request *request, struct error *error);
 
 request_handler handle_drive_add, handle_drive_show, handle_drive_set, handle_drive_rename,
-    handle_drive_resize, handle_drive_remove, handle_drive_fence;
+    handle_drive_resize, handle_drive_remove, handle_drive_fence, handle_drive_adopt;
 request_handler handle_bitmap_create, handle_bitmap_show, handle_bitmap_delete,
     handle_bitmap_enable, handle_bitmap_disable, handle_bitmap_rename, handle_bitmap_set,
     handle_bitmap_clear, handle_bitmap_merge;
 request_handler handle_mark, handle_settle, handle_attach, handle_resume, handle_detach;
+request_handler handle_checkpoint_create, handle_checkpoint_delete, handle_checkpoint_map;
+request_handler handle_transaction;
 request_handler handle_hello, handle_flush, handle_status, handle_reload;
 
 /* Ends all of a session's writers. */

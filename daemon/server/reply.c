@@ -124,9 +124,9 @@ static void reply_success(const struct pending *pending)
                         "the drive was added, and removed again since");
             return;
         }
-        struct message_drive_info info;
+        struct drive_info_buffer info;
         fill_drive_info(drive, &info);
-        reply(session, MESSAGE_DRIVE_INFO, &info, pending->operation, 0, pending->cookie);
+        reply(session, MESSAGE_DRIVE_INFO, &info.message, pending->operation, 0, pending->cookie);
         return;
     }
     case OPERATION_BITMAP_CREATE: {
@@ -139,6 +139,24 @@ static void reply_success(const struct pending *pending)
         struct bitmap_info_buffer info;
         fill_bitmap_info(bitmap, &info);
         reply(session, MESSAGE_BITMAP_INFO, &info.message, pending->operation, 0, pending->cookie);
+        return;
+    }
+    case OPERATION_CHECKPOINT_CREATE: {
+        struct drive_bitmap *bitmap = model_bitmap_by_id(model, pending->object);
+        if (!bitmap || !bitmap->checkpoint) {
+            reply_error(session, pending->operation, pending->cookie, STATUS_NOT_FOUND,
+                        "the checkpoint was created, and deleted again since");
+            return;
+        }
+        struct message_checkpoint_created created;
+        fill_checkpoint_created(model, bitmap->checkpoint, &created);
+        reply(session, MESSAGE_CHECKPOINT_CREATED, &created, pending->operation, 0,
+              pending->cookie);
+        return;
+    }
+    case OPERATION_TRANSACTION: {
+        struct message_transaction_reply done = {.sequence = pending->sequence};
+        reply(session, MESSAGE_TRANSACTION_REPLY, &done, pending->operation, 0, pending->cookie);
         return;
     }
     case OPERATION_ATTACH:
@@ -183,6 +201,7 @@ static void waiter_done(struct model_waiter *waiter, int r)
 void pending_wait(struct pending *pending, enum ack_level level, uint64_t sequence, uint64_t object)
 {
     pending->object = object;
+    pending->sequence = sequence;
     pending->waiter.done = waiter_done;
     pending->in_model = true;
     model_wait(pending->server->model, sequence, level, &pending->waiter);
@@ -191,6 +210,9 @@ void pending_wait(struct pending *pending, enum ack_level level, uint64_t sequen
 int request_commit(const struct request *request, const struct wire_uuid *id, struct record *record,
                    struct error *error)
 {
+    if (request->part) {
+        return model_commit(request->model, record, error);
+    }
     memcpy(record->request.bytes, id->bytes, sizeof record->request.bytes);
     record->peer = request->session->peer;
 

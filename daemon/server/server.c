@@ -48,6 +48,7 @@ int server_new(uv_loop_t *loop, struct model *model, const struct server_setting
     TAILQ_INIT(&server->unsent);
     TAILQ_INIT(&server->spare_pending);
     TAILQ_INIT(&server->orphans);
+    TAILQ_INIT(&server->probes);
     if (getrandom(server->instance.bytes, sizeof server->instance.bytes, 0) !=
         (ssize_t)sizeof server->instance.bytes) {
         return -EIO;
@@ -224,6 +225,8 @@ static void finish_close(struct server *server)
         TAILQ_REMOVE(&server->spare_pending, pending, entry);
         free(pending);
     }
+    probes_forget_server(server);
+    free(server->look_at);
     free(server->path);
     free(server->read_buffer);
     free(server->ranges);

@@ -41,13 +41,13 @@ static size_t unsent_bytes(const struct session *session)
 
 bool session_at_bound(const struct session *session)
 {
-    return session->in_flight >= session->server->settings.requests_max ||
+    return session->deferral || session->in_flight >= session->server->settings.requests_max ||
            unsent_bytes(session) >= SESSION_OUT_HIGH;
 }
 
 static bool below_half(const struct session *session)
 {
-    return session->in_flight <= session->server->settings.requests_max / 2 &&
+    return !session->deferral && session->in_flight <= session->server->settings.requests_max / 2 &&
            unsent_bytes(session) <= SESSION_OUT_LOW;
 }
 
@@ -351,6 +351,9 @@ void session_close(struct session *session)
     }
     TAILQ_REMOVE(&session->server->sessions, session, entry);
 
+    if (session->deferral) {
+        deferral_free(session->deferral);
+    }
     struct pending *pending;
     while ((pending = TAILQ_FIRST(&session->pending))) {
         pending_abandon(pending);

@@ -22,7 +22,7 @@ struct stream {
 
     /* Lists */
     uint64_t after; /* id of the last item looked at */
-    uint64_t drive; /* BITMAP_LIST: of this drive only; 0: of all */
+    uint64_t drive; /* BITMAP_LIST, CHECKPOINT_LIST: of this drive only; 0: of all */
     uint64_t count;
 
     /* Maps */
@@ -116,9 +116,10 @@ static bool drives_step(struct session *session, struct stream *stream)
         }
         stream->after = drive->id;
         stream->count++;
-        struct message_drive_info info;
+        struct drive_info_buffer info;
         fill_drive_info(drive, &info);
-        reply(session, MESSAGE_DRIVE_INFO, &info, stream->operation, FRAME_MORE, stream->cookie);
+        reply(session, MESSAGE_DRIVE_INFO, &info.message, stream->operation, FRAME_MORE,
+              stream->cookie);
     }
     return false;
 }
@@ -133,24 +134,40 @@ int stream_drives(const struct request *request, struct error *error)
     return r;
 }
 
+/* Bitmaps of the user's, or checkpoints. */
 static bool bitmaps_step(struct session *session, struct stream *stream)
 {
+    bool checkpoints = stream->operation == OPERATION_CHECKPOINT_LIST;
+
     for (uint32_t i = 0; i < LIST_STEP_ITEMS; i++) {
         struct drive_bitmap *bitmap = model_bitmap_after(session->server->model, stream->after);
         if (!bitmap) {
             return list_end(session, stream);
         }
         stream->after = bitmap->id;
-        if (stream->drive != 0 && bitmap->drive->id != stream->drive) {
+        if ((stream->drive != 0 && bitmap->drive->id != stream->drive) ||
+            checkpoints != (bitmap->checkpoint != NULL)) {
             continue;
         }
         stream->count++;
+        if (checkpoints) {
+            struct message_checkpoint_info checkpoint;
+            fill_checkpoint_info(bitmap, &checkpoint);
+            reply(session, MESSAGE_CHECKPOINT_INFO, &checkpoint, stream->operation, FRAME_MORE,
+                  stream->cookie);
+            continue;
+        }
         struct bitmap_info_buffer info;
         fill_bitmap_info(bitmap, &info);
         reply(session, MESSAGE_BITMAP_INFO, &info.message, stream->operation, FRAME_MORE,
               stream->cookie);
     }
     return false;
+}
+
+int stream_checkpoints(const struct request *request, struct error *error)
+{
+    return stream_bitmaps(request, error);
 }
 
 int stream_bitmaps(const struct request *request, struct error *error)
@@ -213,6 +230,34 @@ static bool map_step(struct session *session, struct stream *stream)
     return end;
 }
 
+int check_map_offset(uint64_t offset, uint64_t size, uint32_t granularity, struct error *error)
+{
+    if (offset <= size && (offset % granularity == 0 || offset == size)) {
+        return 0;
+    }
+    return error_set(error, -EINVAL,
+                     "a map cannot begin at byte %llu: not on a granule of %u bytes, or past the "
+                     "end at %llu",
+                     (unsigned long long)offset, granularity, (unsigned long long)size);
+}
+
+int stream_map_start(const struct request *request, struct map_answer *answer, struct error *error)
+{
+    CLEANUP(bitmap_freep) struct bitmap *bits = STEAL(answer->bits);
+    struct stream *stream;
+
+    int r = stream_new(request, map_step, &stream, error);
+    if (r < 0) {
+        return r;
+    }
+    stream->bits = STEAL(bits);
+    stream->position = answer->offset;
+    reply(request->session, MESSAGE_MAP_HEAD, &answer->head, request->operation, FRAME_MORE,
+          request->cookie);
+    stream_start(request, stream);
+    return 0;
+}
+
 int stream_map(const struct request *request, struct error *error)
 {
     const struct message_map *message = request->message;
@@ -221,40 +266,31 @@ int stream_map(const struct request *request, struct error *error)
     if (!bitmap) {
         return -ENOENT;
     }
-    uint32_t granularity = bitmap_granularity(bitmap->bits);
-    uint64_t size = bitmap->drive->size;
-    if (message->offset > size || (message->offset % granularity != 0 && message->offset != size)) {
-        return error_set(error, -EINVAL,
-                         "a map cannot begin at byte %llu: not on a granule of %u bytes, or past "
-                         "the end at %llu",
-                         (unsigned long long)message->offset, granularity,
-                         (unsigned long long)size);
+    int r = check_map_offset(message->offset, bitmap->drive->size, bitmap->granularity, error);
+    if (r == 0) {
+        r = request_compare_evidence(request, bitmap->drive, error);
     }
-    struct stream *stream;
-    int r = stream_new(request, map_step, &stream, error);
     if (r < 0) {
         return r;
     }
-    r = drive_bitmap_map(bitmap, &stream->bits);
-    if (r < 0) {
-        stream_free(stream);
-        return error_set(error, r, "out of memory for a snapshot");
-    }
-    stream->position = message->offset;
-
     struct bitmap_info_buffer info;
     fill_bitmap_info(bitmap, &info);
-    struct message_map_head head = {
-        .bitmap = info.message.bitmap,
-        .size = size,
-        .granularity = granularity,
-        .recording = info.message.recording,
-        .validity = info.message.validity,
-        .reason = info.message.reason,
-        .sequence = model_sequence(request->model),
+    struct map_answer answer = {
+        .head =
+            {
+                .bitmap = info.message.bitmap,
+                .size = bitmap->drive->size,
+                .granularity = bitmap->granularity,
+                .recording = info.message.recording,
+                .validity = info.message.validity,
+                .reason = info.message.reason,
+                .sequence = model_sequence(request->model),
+                .untracked = info.message.untracked,
+            },
+        .offset = message->offset,
     };
-    reply(request->session, MESSAGE_MAP_HEAD, &head, request->operation, FRAME_MORE,
-          request->cookie);
-    stream_start(request, stream);
-    return 0;
+    if (drive_bitmap_map(bitmap, &answer.bits) < 0) {
+        return error_set(error, -ENOMEM, "out of memory for a snapshot");
+    }
+    return stream_map_start(request, &answer, error);
 }

@@ -58,8 +58,9 @@ int span_parse(const char *text, uint64_t *ret_ns)
         const char *name;
         uint64_t ns;
     } units[] = {
-        {"", UINT64_C(1000000000)},     {"s", UINT64_C(1000000000)},    {"ms", UINT64_C(1000000)},
-        {"min", UINT64_C(60000000000)}, {"h", UINT64_C(3600000000000)},
+        {"", UINT64_C(1000000000)},     {"s", UINT64_C(1000000000)},
+        {"ms", UINT64_C(1000000)},      {"min", UINT64_C(60000000000)},
+        {"h", UINT64_C(3600000000000)}, {"d", UINT64_C(86400000000000)},
     };
     uint64_t value;
     const char *rest;

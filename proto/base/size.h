@@ -14,7 +14,7 @@ int size_parse(const char *text, uint64_t *ret_bytes);
 
 /*
  * Parses a time span: decimal digits, then nothing or "s" for seconds, "ms",
- * "min" or "h".  Stores nanoseconds; the same errors as size_parse().
+ * "min", "h" or "d".  Stores nanoseconds; the same errors as size_parse().
  */
 int span_parse(const char *text, uint64_t *ret_ns);
 

@@ -25,7 +25,7 @@ struct bad {
     const char *error; /* after "t.yaml:" */
 };
 
-#define SPAN_EXPECTED "expected a time span (500ms, 5s, 2min) from 100ms to 24h, got "
+#define SPAN_EXPECTED "expected a time span (500ms, 5s, 2min) from 100ms to 1d, got "
 #define KEY_EXPECTED  "expected a key of at most 63 letters, digits, '_' or '-', got "
 
 static const struct bad bad_texts[] = {
@@ -313,7 +313,7 @@ static const struct {
     {"limits: {bitmaps: 65535}", "\n  bitmaps: 65535\n"},
     {"limits: {drives: 0001}", "\n  drives: 1\n"},
     {"flush: {interval: 100ms}", "\n  interval: 100ms\n"},
-    {"flush: {interval: 1440min}", "\n  interval: 24h\n"},
+    {"flush: {interval: 1440min}", "\n  interval: 1d\n"},
     {"flush: {interval: 90}", "\n  interval: 90s\n"},
 };
 

@@ -149,7 +149,7 @@ static void test_nearest(void **state)
         {"x", NULL},
         {"", NULL},
         {"access", NULL},
-        {"identity.on_unproven", NULL},
+        {"identities.on_unproven", "identity.on_unproven"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

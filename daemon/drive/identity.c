@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A look at the path of a drive: how big it is, whose it is, and what would
+ * tell of writing.  All three are of one descriptor, so that a path that is
+ * renamed meanwhile does not mix two drives.
+ *
+ * What sysfs does not tell is no failure: a drive without an identity can be
+ * tracked as well, with less to rule out.
+ */
+#include "daemon/drive/identity_internal.h"
+#include "proto/base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+static void context_close(struct probe_context *context)
+{
+    cleanup_close(&context->sysfs);
+    cleanup_close(&context->udev);
+}
+
+static int open_root(const char *path)
+{
+    return path ? open(path, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+}
+
+static struct probe_context context_open(const struct drive_probe_options *options)
+{
+    return (struct probe_context){
+        .sysfs = open_root(options->sysfs),
+        .udev = open_root(options->udev),
+        .boot_id = options->boot_id ? options->boot_id : "",
+    };
+}
+
+static void probe_block(const struct probe_context *context, unsigned major, unsigned minor, int fd,
+                        struct drive_probe *ret)
+{
+    identity_of_block(context, major, minor, fd, 0, ret->identity);
+    evidence_of_block(context, major, minor, fd, ret);
+}
+
+int drive_probe(const char *path, const struct drive_probe_options *options,
+                struct drive_probe *ret, struct error *error)
+{
+    CLEANUP(context_close) struct probe_context context = {.sysfs = -1, .udev = -1};
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    struct drive_probe probe = {0};
+    struct statx stx;
+
+    if (fd < 0) {
+        int r = -errno;
+        return error_set_errno(error, r, "cannot open '%s'", path);
+    }
+    int r = identity_statx(fd, &stx);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot look at '%s'", path);
+    }
+    if (S_ISBLK(stx.stx_mode)) {
+        if (ioctl(fd, BLKGETSIZE64, &probe.size) < 0) {
+            r = -errno;
+            return error_set_errno(error, r, "cannot get the size of '%s'", path);
+        }
+    } else if (S_ISREG(stx.stx_mode)) {
+        probe.size = stx.stx_size;
+    } else {
+        return error_set(error, -EINVAL, "'%s' is neither a regular file nor a block device", path);
+    }
+    if (probe.size == 0) {
+        return error_set(error, -EINVAL, "'%s' is empty", path);
+    }
+    context = context_open(options);
+    if (S_ISREG(stx.stx_mode)) {
+        identity_of_file(&context, fd, &stx, 0, probe.identity);
+        evidence_of_file(&stx, &probe);
+    } else {
+        probe_block(&context, stx.stx_rdev_major, stx.stx_rdev_minor, fd, &probe);
+    }
+    *ret = probe;
+    return 0;
+}
+
+int drive_probe_block(unsigned major, unsigned minor, uint64_t size,
+                      const struct drive_probe_options *options, struct drive_probe *ret,
+                      struct error *error)
+{
+    struct drive_probe probe = {.size = size};
+
+    if (size == 0) {
+        return error_set(error, -EINVAL, "block device %u:%u is empty", major, minor);
+    }
+    CLEANUP(context_close) struct probe_context context = context_open(options);
+    probe_block(&context, major, minor, -1, &probe);
+    *ret = probe;
+    return 0;
+}
