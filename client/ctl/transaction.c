@@ -203,9 +203,11 @@ static int commit(struct script *script, const struct invocation *inv)
     }
     int r = bitmapd_transaction_commit(handle, script->transaction, &sequence);
     if (r < 0 && bitmapd_transaction_failed(script->transaction, &position)) {
+        /* For people the line's number stands for the position, with which the words begin. */
+        const char *words = strstr(bitmapd_error(handle), ": ");
         script->line = script->lines[position];
         return line_fault(script, exit_from_request(r, bitmapd_status_code(handle)),
-                          bitmapd_error(handle));
+                          words ? words + 2 : bitmapd_error(handle));
     }
     code = connection_result(handle, inv, r);
     if (code == EXIT_DONE && inv->format != OUTPUT_HUMAN) {

@@ -125,9 +125,10 @@ class Transactions(unittest.TestCase):
     def test_refused_operation_is_named_by_its_line(self):
         stdin = "# first\nbitmap delete d/a\n\nbitmap delete d/b\nbitmap delete d/c\n"
         for status, code in {4: 1, 5: 4, 6: 5, 7: 5, 8: 7}.items():
-            result = run(stdin, "-ojson", answer=fake.refusal(status, "1: so it is"))
-            self.assertEqual((result.code, result.out), (code, ""))
-            self.assertEqual(result.err, "bitmapctl: transaction: line 4: 1: so it is\n")
+            for words in ("1: so it is", "operation 1: so it is"):
+                result = run(stdin, "-ojson", answer=fake.refusal(status, words))
+                self.assertEqual((result.code, result.out), (code, ""))
+                self.assertEqual(result.err, "bitmapctl: transaction: line 4: so it is\n")
         # Words about no operation, or one that there is not.
         for words in ("all of it", "3: of another"):
             result = run(stdin, answer=fake.refusal(9, words))
