@@ -15,6 +15,7 @@
 
 #include "client/lib/bitmapd.h"
 #include "proto/base/checked.h"
+#include "proto/base/checkpoint_ref.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/name.h"
 #include "proto/base/size.h"
@@ -228,6 +229,14 @@ static int parse_path(const char *what, const char *text, struct error *error)
     return 0;
 }
 
+static int parse_checkpoint(const char *what, const char *text, struct error *error)
+{
+    struct checkpoint_ref ref;
+
+    int r = checkpoint_ref_parse(text, strlen(text), &ref, error);
+    return r < 0 ? error_prefix(error, r, "%s '%s'", what, text) : 0;
+}
+
 static int take_option(struct invocation *inv, enum option_id id, const char *value,
                        struct error *error)
 {
@@ -240,9 +249,15 @@ static int take_option(struct invocation *inv, enum option_id id, const char *va
         return parse_path("--socket", value, error);
     case OPTION_OUTPUT:
         return parse_output(value, &inv->format, error);
+    case OPTION_AGAINST:
+        inv->against = value;
+        return parse_path("--against", value, error);
     case OPTION_CLUSTER_SIZE:
         return parse_power_of_two("--cluster-size", value, CLUSTER_SIZE_MIN, CLUSTER_SIZE_MAX,
                                   &inv->cluster_size, error);
+    case OPTION_DRIVE_PATH:
+        inv->path = value;
+        return parse_path("--drive-path", value, error);
     case OPTION_DURABILITY:
         return parse_durability(value, &inv->durability, error);
     case OPTION_GRANULARITY:
@@ -251,6 +266,12 @@ static int take_option(struct invocation *inv, enum option_id id, const char *va
     case OPTION_PATH:
         inv->path = value;
         return parse_path("--path", value, error);
+    case OPTION_SINCE:
+        inv->since = value;
+        return parse_checkpoint("--since", value, error);
+    case OPTION_UNTIL:
+        inv->until = value;
+        return parse_checkpoint("--until", value, error);
     case OPTION_SIZE:
         r = parse_size("--size", value, &inv->size, error);
         if (r == 0 && inv->size == 0) {
@@ -290,6 +311,15 @@ static int take_operand(struct invocation *inv, const struct operand *operand, c
     case OPERAND_NAME:
         r = name_check(NAME_BITMAP, text, strlen(text), error);
         break;
+    case OPERAND_CHECKPOINT:
+        return parse_checkpoint(operand->name, text, error);
+    case OPERAND_MAPPED:
+        if (inv->since) {
+            r = name_check(NAME_DRIVE, text, strlen(text), error);
+            return r < 0 ? error_prefix(error, r, "DRIVE '%s'", text) : 0;
+        }
+        r = name_split(text, strlen(text), &drive_bytes, error);
+        break;
     case OPERAND_BITMAP:
         r = name_split(text, strlen(text), &drive_bytes, error);
         break;
@@ -317,6 +347,30 @@ static const struct operand *operand_at(const struct verb *verb, size_t index)
     return &verb->operands[index];
 }
 
+static int compare_words(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* A drive that is there twice is more likely another one's misspelling than meant. */
+static int check_drives_differ(const struct invocation *inv, struct error *error)
+{
+    size_t count = inv->operands_count - 1;
+    CLEANUP_FREE const char **sorted = calloc(count, sizeof *sorted);
+
+    if (!sorted) {
+        output_no_memory();
+    }
+    memcpy(sorted, inv->operands + 1, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, compare_words);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(sorted[i - 1], sorted[i]) == 0) {
+            return error_set(error, -EINVAL, "drive '%s' is there twice", sorted[i]);
+        }
+    }
+    return 0;
+}
+
 /* What the table cannot say: options and operands that go, or do not go, together. */
 static int check_combination(const struct invocation *inv, struct error *error)
 {
@@ -335,6 +389,19 @@ static int check_combination(const struct invocation *inv, struct error *error)
     if (given[OPTION_INTERNAL] && given[OPTION_CLUSTER_SIZE]) {
         return error_set(error, -EINVAL,
                          "--cluster-size goes without --internal: the image has its own");
+    }
+    if (given[OPTION_UNTIL] && !given[OPTION_SINCE]) {
+        return error_set(error, -EINVAL, "--until goes with --since only");
+    }
+    if (verb->run == verify && (!given[OPTION_SINCE] || !given[OPTION_AGAINST])) {
+        return error_set(error, -EINVAL, "option --%s is missing",
+                         given[OPTION_SINCE] ? "against" : "since");
+    }
+    if (verb->run == checkpoint_create) {
+        int r = check_drives_differ(inv, error);
+        if (r < 0) {
+            return r;
+        }
     }
     if (given[OPTION_HOLD] && !given[OPTION_STDIN]) {
         return error_set(error, -EINVAL, "--hold goes with --stdin only");

@@ -28,6 +28,31 @@ const char *bitmap_validity_name(int validity)
     }
 }
 
+const char *untracked_words(const char *untracked)
+{
+    static char *words;
+
+    free(words);
+    words = NULL;
+    if (untracked[0] == '\0') {
+        return "ruled out";
+    }
+    if (asprintf(&words, "not ruled out: %s", untracked) < 0) {
+        words = NULL;
+        output_no_memory();
+    }
+    return words;
+}
+
+void untracked_add_json(json_object *object, const char *untracked)
+{
+    output_json_add_string(object, "untracked",
+                           untracked[0] == '\0' ? "ruled-out" : "not-ruled-out");
+    if (untracked[0] != '\0') {
+        output_json_add_string(object, "untracked_reason", untracked);
+    }
+}
+
 const char *bitmap_name_split(const char *full, char **ret_drive)
 {
     const char *slash = strrchr(full, '/');
@@ -54,6 +79,7 @@ static json_object *bitmap_json(const struct bitmapd_bitmap *bitmap)
     output_json_add_bool(object, "gap", bitmap->gap);
     output_json_add_string(object, "validity", bitmap_validity_name(bitmap->validity));
     output_json_add_string(object, "reason", bitmap->reason);
+    untracked_add_json(object, bitmap->untracked);
     output_json_add_number(object, "dirty_bytes", bitmap->dirty_bytes);
     output_json_add_number(object, "dirty_count", bitmap->dirty_count);
     return object;
@@ -104,14 +130,15 @@ static void list_bitmap(void *opaque, const struct bitmapd_bitmap *bitmap)
     output_list_add_row(
         list, (const char *const[]){bitmap->name, text_size(bitmap->granularity, granularity),
                                     recording_name(bitmap), text_size(bitmap->dirty_bytes, dirty),
-                                    bitmap_validity_name(bitmap->validity), bitmap->reason});
+                                    bitmap_validity_name(bitmap->validity), bitmap->reason,
+                                    untracked_words(bitmap->untracked)});
 }
 
 int bitmap_list(const struct invocation *inv)
 {
     static const struct output_column columns[] = {
-        {"NAME", false}, {"GRANULARITY", true}, {"RECORDING", false},
-        {"DIRTY", true}, {"VALIDITY", false},   {"REASON", false},
+        {"NAME", false},     {"GRANULARITY", true}, {"RECORDING", false}, {"DIRTY", true},
+        {"VALIDITY", false}, {"REASON", false},     {"UNTRACKED", false},
     };
     CLEANUP_CONNECTION bitmapd *handle = NULL;
 
@@ -154,6 +181,7 @@ int bitmap_show(const struct invocation *inv)
     output_print("recording:    %s\n", recording_name(&bitmap));
     output_print("validity:     %s%s%s\n", bitmap_validity_name(bitmap.validity),
                  bitmap.reason[0] ? ": " : "", output_text(bitmap.reason));
+    output_print("untracked:    %s\n", output_text(untracked_words(bitmap.untracked)));
     output_print("dirty:        %" PRIu64 " bytes (%s) in %" PRIu64 " granules\n",
                  bitmap.dirty_bytes, text_size(bitmap.dirty_bytes, size), bitmap.dirty_count);
     return EXIT_DONE;

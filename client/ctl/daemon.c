@@ -7,7 +7,6 @@
 #include "client/ctl/text.h"
 
 #include <inttypes.h>
-#include <time.h>
 
 #define NS_PER_S UINT64_C(1000000000)
 
@@ -63,14 +62,9 @@ static void print_state(const struct bitmapd_daemon_status *status)
         output_print("state:         running\n");
         return;
     }
-    time_t seconds = (time_t)(status->degraded_since_ns / NS_PER_S);
-    struct tm utc;
-    char since[32] = "?";
-    if (gmtime_r(&seconds, &utc)) {
-        (void)strftime(since, sizeof since, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    }
-    output_print("state:         degraded since %s: %s\n", since,
-                 output_text(status->degraded_reason));
+    char since[TEXT_TIME_BYTES];
+    output_print("state:         degraded since %s: %s\n",
+                 text_time(status->degraded_since_ns, since), output_text(status->degraded_reason));
 }
 
 static void print_human(const struct bitmapd_daemon_status *status)

@@ -2,6 +2,7 @@
 /*
  * The verbs of drives.
  */
+#include "client/ctl/bitmap.h"
 #include "client/ctl/connection.h"
 #include "client/ctl/exit.h"
 #include "client/ctl/text.h"
@@ -38,6 +39,9 @@ static json_object *drive_json(const struct bitmapd_drive *drive)
     output_json_add_number(object, "writers", drive->writers);
     output_json_add_number(object, "lost_writers", drive->lost_writers);
     output_json_add_number(object, "unsettled", drive->unsettled);
+    output_json_add_number(object, "checkpoints", drive->checkpoints);
+    output_json_add_string(object, "identity", drive->identity);
+    untracked_add_json(object, drive->untracked);
     return object;
 }
 
@@ -107,7 +111,7 @@ static void list_drive(void *opaque, const struct bitmapd_drive *drive)
     struct output_list *list = opaque;
     char size[TEXT_SIZE_BYTES];
     char granularity[TEXT_SIZE_BYTES];
-    char counts[4][16];
+    char counts[5][16];
 
     if (output_list_is_json(list)) {
         output_list_add_object(list, drive_json(drive));
@@ -117,18 +121,21 @@ static void list_drive(void *opaque, const struct bitmapd_drive *drive)
     (void)snprintf(counts[1], sizeof counts[1], "%" PRIu32, drive->recording);
     (void)snprintf(counts[2], sizeof counts[2], "%" PRIu32, drive->writers);
     (void)snprintf(counts[3], sizeof counts[3], "%" PRIu32, drive->lost_writers);
+    (void)snprintf(counts[4], sizeof counts[4], "%" PRIu32, drive->checkpoints);
     output_list_add_row(list, (const char *const[]){drive->name, text_size(drive->size, size),
                                                     text_size(drive->granularity, granularity),
                                                     durability_name(drive->durability), counts[0],
-                                                    counts[1], counts[2], counts[3], drive->path});
+                                                    counts[1], counts[2], counts[3], drive->path,
+                                                    counts[4], drive->identity,
+                                                    untracked_words(drive->untracked)});
 }
 
 int drive_list(const struct invocation *inv)
 {
     static const struct output_column columns[] = {
-        {"NAME", false},       {"SIZE", true},    {"GRANULARITY", true},
-        {"DURABILITY", false}, {"BITMAPS", true}, {"RECORDING", true},
-        {"WRITERS", true},     {"LOST", true},    {"PATH", false},
+        {"NAME", false},   {"SIZE", true},        {"GRANULARITY", true}, {"DURABILITY", false},
+        {"BITMAPS", true}, {"RECORDING", true},   {"WRITERS", true},     {"LOST", true},
+        {"PATH", false},   {"CHECKPOINTS", true}, {"IDENTITY", false},   {"UNTRACKED", false},
     };
     CLEANUP_CONNECTION bitmapd *handle = NULL;
 
@@ -174,6 +181,10 @@ int drive_show(const struct invocation *inv)
     output_print("writers:      %" PRIu32 " (%" PRIu32 " lost)\n", drive.writers,
                  drive.lost_writers);
     output_print("unsettled:    %" PRIu64 "\n", drive.unsettled);
+    output_print("checkpoints:  %" PRIu32 "\n", drive.checkpoints);
+    output_print("identity:     %s\n",
+                 drive.identity[0] ? output_text(drive.identity) : "not known");
+    output_print("untracked:    %s\n", output_text(untracked_words(drive.untracked)));
     return EXIT_DONE;
 }
 
@@ -231,4 +242,14 @@ int drive_fence(const struct invocation *inv)
                ? code
                : connection_done(handle, inv,
                                  bitmapd_drive_fence(handle, inv->operands[0], inv->writer));
+}
+
+int drive_adopt(const struct invocation *inv)
+{
+    CLEANUP_CONNECTION bitmapd *handle = NULL;
+
+    int code = connection_open(inv, &handle);
+    return code != EXIT_DONE
+               ? code
+               : connection_done(handle, inv, bitmapd_drive_adopt(handle, inv->operands[0]));
 }

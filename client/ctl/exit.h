@@ -10,8 +10,9 @@ enum exit_code {
     EXIT_UNREACHABLE = 3,
     EXIT_NOT_FOUND = 4,
     EXIT_BUSY = 5,    /* or exists */
-    EXIT_UNKNOWN = 6, /* the bitmap's validity */
+    EXIT_UNKNOWN = 6, /* the validity: take a full backup */
     EXIT_NOT_PERMITTED = 7,
+    EXIT_MISSED = 8, /* `verify` has found a change that is not dirty */
 };
 
 /*

@@ -71,6 +71,7 @@ void help_print(const char *noun, const struct verb *verb)
     if (!noun && !verb) {
         output_print(
             "\nSIZE, OFFSET and LENGTH are bytes, or take K, M, G, T, P (powers of 1024).\n"
+            "CHECKPOINT is a checkpoint's NAME, or NAME@UUID to be sure.\n"
             "\"bitmapctl COMMAND --help\" tells more about each; see also bitmapctl(1).\n");
     }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * `bitmapctl map`: a bitmap's dirty runs as the extents of its drive.
+ * `bitmapctl map`: the dirty runs of a bitmap, or since a checkpoint, as the
+ * extents of the drive.
  *
  * A map can have millions of extents, so numbers are formatted here, into a
  * large buffer, and nothing is kept: extents are printed as the pages arrive.
@@ -15,6 +16,7 @@
 #include "client/ctl/bitmap.h"
 #include "client/ctl/connection.h"
 #include "client/ctl/exit.h"
+#include "client/ctl/text.h"
 #include "proto/base/crc32c.h"
 #include "proto/base/endian.h"
 
@@ -201,6 +203,7 @@ void map_writer_finish(struct map_writer *writer)
 struct map_job {
     struct map_writer writer;
     enum output_format format;
+    bool since; /* a checkpoint, so that the map is a drive's */
     bool has_head;
     bool unknown;
     char *reason;
@@ -213,27 +216,60 @@ static void write_output(void *opaque, const void *text, size_t bytes)
     output_write(text, bytes);
 }
 
-/* A reader learns from the first line what the rest is worth. */
-static void print_head(const struct bitmapd_map *map_head)
+json_object *map_checkpoint_json(const char *name, const uint8_t uuid[16], uint64_t sequence)
+{
+    char text[TEXT_UUID_BYTES];
+
+    if (name[0] == '\0') {
+        return NULL;
+    }
+    json_object *object = json_object_new_object();
+    if (!object) {
+        output_no_memory();
+    }
+    output_json_add_string(object, "name", name);
+    output_json_add_string(object, "uuid", text_uuid(uuid, text));
+    output_json_add_number(object, "sequence", sequence);
+    return object;
+}
+
+/* A drive's name may hold a '/', so what is one is known from what was asked for. */
+static void add_names(json_object *object, const struct bitmapd_map *map_head, bool since)
 {
     CLEANUP_FREE char *drive = NULL;
-    const char *name = bitmap_name_split(map_head->bitmap, &drive);
-    json_object *object = output_json_new();
 
+    if (since) {
+        output_json_add_string(object, "drive", map_head->bitmap);
+        output_json_add(object, "name", NULL);
+        return;
+    }
+    const char *name = bitmap_name_split(map_head->bitmap, &drive);
     if (!drive) {
         output_no_memory();
     }
     output_json_add_string(object, "drive", drive);
     output_json_add_string(object, "name", name);
+}
+
+/* A reader learns from the first line what the rest is worth. */
+static void print_head(const struct bitmapd_map *map_head, bool since)
+{
+    json_object *object = output_json_new();
+
+    add_names(object, map_head, since);
     output_json_add_number(object, "size", map_head->size);
     output_json_add_number(object, "granularity", map_head->granularity);
     output_json_add_bool(object, "recording", map_head->recording);
     output_json_add_string(object, "validity", bitmap_validity_name(map_head->validity));
     output_json_add_string(object, "reason", map_head->reason);
+    untracked_add_json(object, map_head->untracked);
     output_json_add_number(object, "sequence", map_head->sequence);
-    /* A bitmap's map has no checkpoints. */
-    output_json_add(object, "base", NULL);
-    output_json_add(object, "target", NULL);
+    output_json_add(
+        object, "base",
+        map_checkpoint_json(map_head->base, map_head->base_uuid, map_head->base_sequence));
+    output_json_add(
+        object, "target",
+        map_checkpoint_json(map_head->target, map_head->target_uuid, map_head->target_sequence));
     output_json_print(object);
 }
 
@@ -249,7 +285,7 @@ static void take_head(void *opaque, const struct bitmapd_map *map_head)
         output_no_memory();
     }
     if (job->format == OUTPUT_NDJSON) {
-        print_head(map_head);
+        print_head(map_head, job->since);
     }
     map_writer_init(&job->writer, job->format, map_head->size, write_output, NULL);
 }
@@ -267,13 +303,16 @@ int map(const struct invocation *inv)
 {
     static const struct bitmapd_map_callbacks callbacks = {.head = take_head, .runs = take_runs};
     CLEANUP_CONNECTION bitmapd *handle = NULL;
-    struct map_job job = {.format = inv->format};
+    struct map_job job = {.format = inv->format, .since = inv->since != NULL};
 
     int code = connection_open(inv, &handle);
     if (code != EXIT_DONE) {
         return code;
     }
-    int r = bitmapd_map(handle, inv->operands[0], 0, &callbacks, &job, NULL);
+    const char *operand = inv->operands[0];
+    int r = inv->since ? bitmapd_checkpoint_map(handle, operand, inv->since, inv->until, 0,
+                                                &callbacks, &job, NULL)
+                       : bitmapd_map(handle, operand, 0, &callbacks, &job, NULL);
     CLEANUP_FREE char *reason = job.reason;
     code = connection_result(handle, inv, r);
     if (code != EXIT_DONE) {
@@ -286,8 +325,9 @@ int map(const struct invocation *inv)
     }
     map_writer_finish(&job.writer);
     if (job.unknown) {
-        output_diagnostic("map: the validity of %s is unknown, all of it counts as dirty: %s",
-                          inv->operands[0], reason);
+        output_diagnostic("map: the validity of %s%s%s is unknown, all of it counts as dirty: %s",
+                          operand, inv->since ? " since " : "", inv->since ? inv->since : "",
+                          reason);
         return EXIT_UNKNOWN;
     }
     return EXIT_DONE;

@@ -41,4 +41,7 @@ int map_writer_add(struct map_writer *writer, const struct bitmapd_range *runs, 
 
 void map_writer_finish(struct map_writer *writer);
 
+/* {"name","uuid","sequence"} of a checkpoint, NULL (JSON's null) when @name is "". */
+json_object *map_checkpoint_json(const char *name, const uint8_t uuid[16], uint64_t sequence);
+
 #endif

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Bytes of the well-formed UTF-8 sequence (RFC 3629) at @p, 0 when there is none. */
 static size_t utf8_next(const unsigned char *p, uint32_t *ret_character)
@@ -137,6 +138,18 @@ const char *text_size(uint64_t bytes, char buffer[TEXT_SIZE_BYTES])
         unit[0] = units[i];
     }
     (void)snprintf(buffer, TEXT_SIZE_BYTES, "%" PRIu64 "%s", bytes, unit);
+    return buffer;
+}
+
+const char *text_time(uint64_t ns, char buffer[TEXT_TIME_BYTES])
+{
+    time_t seconds = (time_t)(ns / UINT64_C(1000000000));
+    struct tm utc;
+
+    if (!gmtime_r(&seconds, &utc) ||
+        strftime(buffer, TEXT_TIME_BYTES, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0) {
+        memcpy(buffer, "?", 2);
+    }
     return buffer;
 }
 

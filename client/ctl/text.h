@@ -31,6 +31,10 @@ char *text_json_for_terminal(const char *json);
 #define TEXT_SIZE_BYTES 24
 const char *text_size(uint64_t bytes, char buffer[TEXT_SIZE_BYTES]);
 
+/* "2026-11-25T01:02:03Z" of CLOCK_REALTIME, or "?" */
+#define TEXT_TIME_BYTES 32
+const char *text_time(uint64_t ns, char buffer[TEXT_TIME_BYTES]);
+
 /* "01234567-89ab-cdef-0123-456789abcdef" */
 #define TEXT_UUID_BYTES 37
 const char *text_uuid(const uint8_t uuid[16], char buffer[TEXT_UUID_BYTES]);

@@ -14,21 +14,27 @@ const struct option_entry options[OPTIONS] = {
     [OPTION_OUTPUT] = {"output", 'o', "FORMAT", "human (the default), json or ndjson"},
     [OPTION_HELP] = {"help", 'h', NULL, "print help and exit"},
     [OPTION_VERSION] = {"version", 0, NULL, "print the version and exit"},
+    [OPTION_AGAINST] = {"against", 0, "FILE", "the copy, an image file or block device"},
     [OPTION_ALL] = {"all", 0, NULL, "the whole bitmap; it is exact again from here on"},
     [OPTION_CLUSTER_SIZE] = {"cluster-size", 0, "SIZE", "a power of two from 512 to 2M (64K)"},
     [OPTION_DISABLED] = {"disabled", 0, NULL, "do not record from the start"},
+    [OPTION_DRIVE_PATH] = {"drive-path", 0, "FILE",
+                           "read the drive there, instead of where the daemon has it"},
     [OPTION_DURABILITY] = {"durability", 0, "LEVEL",
                            "power-loss or process-crash: what marks survive"},
-    [OPTION_FORCE] = {"force", 0, NULL, "with its bitmaps"},
+    [OPTION_FORCE] = {"force", 0, NULL, "with its bitmaps and checkpoints"},
     [OPTION_GRANULARITY] = {"granularity", 0, "SIZE",
                             "bytes that one bit stands for, a power of two from 512 to 2G"},
     [OPTION_HOLD] = {"hold", 0, NULL, "leave the marks unsettled"},
     [OPTION_INTERNAL] = {"internal", 0, NULL, "FILE is a qcow2 image with a disk of its own"},
     [OPTION_PATH] = {"path", 0, "FILE", "the image file or block device, which tells the size"},
     [OPTION_REPAIR] = {"repair", 0, NULL, "put right what is found"},
+    [OPTION_SINCE] = {"since", 0, "CHECKPOINT",
+                      "what was written after this checkpoint of the drive"},
     [OPTION_SIZE] = {"size", 0, "SIZE", "the drive's exact size in bytes"},
     [OPTION_STDIN] = {"stdin", 0, NULL,
                       "read ranges from standard input, one \"OFFSET LENGTH\" a line"},
+    [OPTION_UNTIL] = {"until", 0, "CHECKPOINT", "and before this one; up to now without it"},
     [OPTION_WRITER] = {"writer", 0, "TOKEN", "only the writer with this token"},
 };
 
@@ -101,8 +107,8 @@ const struct verb verbs[] = {
         .verb = "remove",
         .synopsis = "NAME [--force]",
         .summary = "stop tracking a drive",
-        .details = "Refused while the drive has bitmaps, unless forced, and always while a writer\n"
-                   "is attached to it.",
+        .details = "Refused while the drive has bitmaps or checkpoints, unless forced, and always\n"
+                   "while a writer is attached to it.",
         .operands = {{OPERAND_DRIVE, "NAME"}},
         .operands_min = 1,
         .operands_max = 1,
@@ -120,6 +126,20 @@ const struct verb verbs[] = {
         .operands_max = 1,
         .options = {OPTION_WRITER},
         .run = drive_fence,
+    },
+    {
+        .noun = "drive",
+        .verb = "adopt",
+        .synopsis = "NAME",
+        .summary = "take what stands under a drive's path now as the drive",
+        .details =
+            "For a drive that was restored or exchanged, to which writers are refused until\n"
+            "then.  Its size becomes the drive's, and all that was recorded is unknown: take\n"
+            "a full backup.",
+        .operands = {{OPERAND_DRIVE, "NAME"}},
+        .operands_min = 1,
+        .operands_max = 1,
+        .run = drive_adopt,
     },
     {
         .noun = "bitmap",
@@ -231,6 +251,39 @@ const struct verb verbs[] = {
         .run = bitmap_merge,
     },
     {
+        .noun = "checkpoint",
+        .verb = "create",
+        .synopsis = "NAME DRIVE...",
+        .summary = "make a checkpoint of drives, on all at the same moment",
+        .details = "Prints the checkpoint's UUID, which tells it from others of that name.",
+        .operands = {{OPERAND_NAME, "NAME"}, {OPERAND_DRIVE, "DRIVE"}},
+        .operands_min = 2,
+        .operands_max = OPERANDS_UNBOUNDED,
+        .run = checkpoint_create,
+    },
+    {
+        .noun = "checkpoint",
+        .verb = "list",
+        .synopsis = "[DRIVE]",
+        .summary = "list the checkpoints, and what was written from each to the next",
+        .operands = {{OPERAND_DRIVE, "DRIVE"}},
+        .operands_max = 1,
+        .run = checkpoint_list,
+    },
+    {
+        .noun = "checkpoint",
+        .verb = "delete",
+        .synopsis = "DRIVE NAME",
+        .summary = "delete a checkpoint of a drive",
+        .details =
+            "NAME may be NAME@UUID, to be sure.  Maps between other checkpoints stay as they\n"
+            "are; what was written before the eldest one that is left is forgotten.",
+        .operands = {{OPERAND_DRIVE, "DRIVE"}, {OPERAND_CHECKPOINT, "NAME"}},
+        .operands_min = 2,
+        .operands_max = 2,
+        .run = checkpoint_delete,
+    },
+    {
         .noun = "mark",
         .synopsis = "DRIVE (OFFSET LENGTH | --stdin [--hold])",
         .summary = "mark ranges in every recording bitmap of a drive",
@@ -246,13 +299,38 @@ const struct verb verbs[] = {
     },
     {
         .noun = "map",
-        .synopsis = "DRIVE/NAME",
-        .summary = "print what is dirty in a bitmap, and what is clean",
-        .details = "When the bitmap's validity is unknown, all is dirty and the exit code is 6.",
-        .operands = {{OPERAND_BITMAP, "DRIVE/NAME"}},
+        .synopsis = "(DRIVE/NAME | DRIVE --since CHECKPOINT [--until CHECKPOINT])",
+        .summary = "print what is dirty in a bitmap or since a checkpoint, and what is clean",
+        .details = "When the validity is unknown, all is dirty and the exit code is 6.",
+        .operands = {{OPERAND_MAPPED, "DRIVE/NAME"}},
         .operands_min = 1,
         .operands_max = 1,
+        .options = {OPTION_SINCE, OPTION_UNTIL},
         .run = map,
+    },
+    {
+        .noun = "verify",
+        .synopsis = "DRIVE --since CHECKPOINT --against FILE [--drive-path FILE]",
+        .summary = "prove that what differs from an earlier copy is dirty",
+        .details =
+            "FILE is a copy of the drive as it was at the checkpoint.  Prints every granule\n"
+            "that differs from it but is clean, and then the exit code is 8.  Nothing may\n"
+            "write to what is read meanwhile.",
+        .operands = {{OPERAND_DRIVE, "DRIVE"}},
+        .operands_min = 1,
+        .operands_max = 1,
+        .options = {OPTION_SINCE, OPTION_AGAINST, OPTION_DRIVE_PATH},
+        .run = verify,
+    },
+    {
+        .noun = "transaction",
+        .synopsis = "",
+        .summary = "do several changes at the same moment, or none",
+        .details =
+            "Reads one command a line from standard input: bitmap create, delete, enable,\n"
+            "disable, rename, set, clear and merge, checkpoint create and delete, with their\n"
+            "operands and options.  Lines that begin with '#' and empty ones are passed over.",
+        .run = transaction,
     },
     {
         .noun = "flush",

@@ -15,12 +15,14 @@
  */
 
 enum operand_kind {
-    OPERAND_DRIVE,  /* a drive's name */
-    OPERAND_BITMAP, /* DRIVE/NAME */
-    OPERAND_NAME,   /* a bitmap's name without its drive */
-    OPERAND_OFFSET, /* bytes */
-    OPERAND_LENGTH, /* bytes, > 0 */
-    OPERAND_FILE,   /* any path but "" */
+    OPERAND_DRIVE,      /* a drive's name */
+    OPERAND_BITMAP,     /* DRIVE/NAME */
+    OPERAND_MAPPED,     /* DRIVE/NAME, or with --since a drive's name */
+    OPERAND_NAME,       /* a bitmap's name without its drive, or a new checkpoint's */
+    OPERAND_CHECKPOINT, /* NAME or NAME@UUID */
+    OPERAND_OFFSET,     /* bytes */
+    OPERAND_LENGTH,     /* bytes, > 0 */
+    OPERAND_FILE,       /* any path but "" */
 };
 
 struct operand {
@@ -34,9 +36,11 @@ enum option_id {
     OPTION_OUTPUT,
     OPTION_HELP,
     OPTION_VERSION,
+    OPTION_AGAINST,
     OPTION_ALL,
     OPTION_CLUSTER_SIZE,
     OPTION_DISABLED,
+    OPTION_DRIVE_PATH,
     OPTION_DURABILITY,
     OPTION_FORCE,
     OPTION_GRANULARITY,
@@ -44,13 +48,15 @@ enum option_id {
     OPTION_INTERNAL,
     OPTION_PATH,
     OPTION_REPAIR,
+    OPTION_SINCE,
     OPTION_SIZE,
     OPTION_STDIN,
+    OPTION_UNTIL,
     OPTION_WRITER,
     OPTIONS
 };
 
-#define OPTION_FIRST_OF_VERBS OPTION_ALL /* those before it are good everywhere */
+#define OPTION_FIRST_OF_VERBS OPTION_AGAINST /* those before it are good everywhere */
 
 struct option_entry {
     const char *name;     /* long, without dashes */
@@ -99,7 +105,10 @@ struct invocation {
     uint64_t length; /* of OPERAND_LENGTH */
 
     bool given[OPTIONS];
-    const char *path;
+    const char *path; /* --path, or --drive-path */
+    const char *against;
+    const char *since; /* a checkpoint: NAME or NAME@UUID; NULL when not given */
+    const char *until; /* likewise */
     const char *writer;
     uint64_t size;         /* bytes, >= 1 when given */
     uint32_t granularity;  /* bytes, 0 when not given */
@@ -119,6 +128,7 @@ int drive_rename(const struct invocation *invocation);
 int drive_resize(const struct invocation *invocation);
 int drive_remove(const struct invocation *invocation);
 int drive_fence(const struct invocation *invocation);
+int drive_adopt(const struct invocation *invocation);
 int bitmap_create(const struct invocation *invocation);
 int bitmap_list(const struct invocation *invocation);
 int bitmap_show(const struct invocation *invocation);
@@ -129,8 +139,13 @@ int bitmap_rename(const struct invocation *invocation);
 int bitmap_set(const struct invocation *invocation);
 int bitmap_clear(const struct invocation *invocation);
 int bitmap_merge(const struct invocation *invocation);
+int checkpoint_create(const struct invocation *invocation);
+int checkpoint_list(const struct invocation *invocation);
+int checkpoint_delete(const struct invocation *invocation);
 int mark(const struct invocation *invocation);
 int map(const struct invocation *invocation);
+int verify(const struct invocation *invocation);
+int transaction(const struct invocation *invocation);
 int daemon_flush(const struct invocation *invocation);
 int daemon_status(const struct invocation *invocation);
 int daemon_reload(const struct invocation *invocation);

@@ -370,7 +370,8 @@ struct bitmapd_checkpoint_created {
     uint8_t uuid[16];
     uint64_t sequence;
     uint64_t created_ns; /* CLOCK_REALTIME */
-    uint32_t drives;     /* how many */
+    uint32_t drives;     /* how many have it: all, unless this is the answer to a repeat and it was
+                          * deleted on some since */
 };
 
 /*

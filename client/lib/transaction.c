@@ -255,12 +255,16 @@ static int transaction_reply(struct bitmapd *handle, struct request *request,
     return r;
 }
 
-/* The position with which the daemon's words begin, if they do. */
+/* The position with which the daemon's words begin, "3: …" or "operation 3: …", if they do. */
 static bool parse_position(const char *words, size_t count, size_t *ret)
 {
+    static const char prefix[] = "operation ";
     size_t position = 0;
-    const char *at = words;
 
+    if (strncmp(words, prefix, sizeof prefix - 1) == 0) {
+        words += sizeof prefix - 1;
+    }
+    const char *at = words;
     for (; *at >= '0' && *at <= '9' && position < count; at++) {
         position = position * 10 + (size_t)(*at - '0');
     }

@@ -95,7 +95,8 @@ static void script_every_operation(struct fake *fake)
     FAKE_CHECK(take(blob, &create) == OPERATION_BITMAP_CREATE);
     fake_error(fake, OPERATION_TRANSACTION, cookie, STATUS_EXISTS, "0: bitmap a/b exists");
     for (int i = 0; i < 4; i++) {
-        static const char *const words[] = {"10: no", "11: no", "no", "184467440737095516160: no"};
+        static const char *const words[] = {"operation 10: no", "operation 11: no", "no",
+                                            "184467440737095516160: no"};
         cookie = fake_expect(fake, OPERATION_TRANSACTION, NULL);
         fake_error(fake, OPERATION_TRANSACTION, cookie, STATUS_NOT_FOUND, words[i]);
     }

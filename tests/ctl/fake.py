@@ -9,7 +9,11 @@ import threading
 
 HELLO, DRIVE_ADD, DRIVE_LIST, DRIVE_SHOW = 1, 16, 17, 18
 BITMAP_CREATE, BITMAP_LIST, BITMAP_SHOW, BITMAP_MERGE, MAP = 32, 33, 34, 41, 42
-MARK, SETTLE, FLUSH, STATUS = 48, 49, 64, 65
+DRIVE_ADOPT, MARK, SETTLE, FLUSH, STATUS, TRANSACTION = 24, 48, 49, 64, 65, 67
+CHECKPOINT_CREATE, CHECKPOINT_LIST, CHECKPOINT_DELETE, CHECKPOINT_MAP = 80, 81, 82, 83
+
+UUID = bytes(range(16))
+UUID_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
 REPLY, MORE = 1, 2
 UNKNOWN = 2  # validity
@@ -37,24 +41,38 @@ def hello():
     return struct.pack("<HQIII", 1, 0, 1 << 20, 4096, 1 << 20) + bytes(32) + string("fake")
 
 
-def drive(name="d", path="", size=1 << 20, durability=1, identity=7):
+def drive(name="d", path="", size=1 << 20, durability=1, identity=7, checkpoints=0, known_by="",
+          untracked=""):  # fmt: skip
     return (
         struct.pack("<Q", identity) + string(name) + string(path)
-        + struct.pack("<QIBIIIIQ", size, 65536, durability, 0, 0, 0, 0, 0)
+        + struct.pack("<QIBIIIIQI", size, 65536, durability, 0, 0, 0, 0, 0, checkpoints)
+        + string(known_by) + string(untracked)
     )  # fmt: skip
 
 
-def bitmap(name="d/n", validity=0, reason="", size=1 << 20):
+def bitmap(name="d/n", validity=0, reason="", size=1 << 20, untracked=""):
     return (
         struct.pack("<Q", 8) + string(name) + struct.pack("<IQBBB", 65536, size, 1, 0, validity)
-        + string(reason) + struct.pack("<QQ", 0, 0)
+        + string(reason) + struct.pack("<QQ", 0, 0) + string(untracked)
     )  # fmt: skip
 
 
-def map_head(size=1 << 20, validity=0, reason="", name="d/n"):
+def checkpoint(drive="d", name="c", validity=0, reason="", untracked="", recording=1):
     return (
-        string(name) + struct.pack("<QIBB", size, 65536, 1, validity) + string(reason)
-        + struct.pack("<Q", 5)
+        struct.pack("<Q", 9) + string(drive) + string(name) + UUID
+        + struct.pack("<QQIQBB", 60, 1_000_000_000, 65536, 1 << 20, recording, validity)
+        + string(reason) + string(untracked) + struct.pack("<QQ", 131072, 2)
+    )  # fmt: skip
+
+
+def map_head(size=1 << 20, validity=0, reason="", name="d/n", untracked="", base="", target="",
+             granularity=65536):  # fmt: skip
+    def moment(name, sequence):
+        return string(name) + (UUID if name else bytes(16)) + struct.pack("<Q", sequence if name else 0)
+
+    return (
+        string(name) + struct.pack("<QIBB", size, granularity, 1, validity) + string(reason)
+        + struct.pack("<Q", 5) + string(untracked) + moment(base, 60) + moment(target, 70)
     )  # fmt: skip
 
 

@@ -117,6 +117,19 @@ static void test_operands_are_parsed(void **state)
     assert_true(p.inv.given[OPTION_STDIN] && p.inv.given[OPTION_HOLD]);
     release(&p);
 
+    parse(&p, "map --since c@00010203-0405-0607-0809-0a0b0c0d0e0f vg0/d --until e");
+    assert_int_equal(p.result, ARGS_RUN);
+    assert_string_equal(p.inv.operands[0], "vg0/d");
+    assert_string_equal(p.inv.since, "c@00010203-0405-0607-0809-0a0b0c0d0e0f");
+    assert_string_equal(p.inv.until, "e");
+    release(&p);
+
+    parse(&p, "verify d --since c --against /copy --drive-path /dev/x");
+    assert_int_equal(p.result, ARGS_RUN);
+    assert_string_equal(p.inv.against, "/copy");
+    assert_string_equal(p.inv.path, "/dev/x");
+    release(&p);
+
     /* A command of one word may share it with an operand. */
     parse(&p, "mark mark 0 1");
     assert_int_equal(p.result, ARGS_RUN);
@@ -199,6 +212,17 @@ static void test_first_mistake_is_named(void **state)
         {"mark d", "OFFSET LENGTH or --stdin is missing"},
         {"mark d 0 1 --stdin", "--stdin goes without OFFSET and LENGTH"},
         {"mark d 0 0", "LENGTH is 0"},
+        {"checkpoint create c", "operand DRIVE is missing"},
+        {"checkpoint create c vg0/a b vg0/a", "drive 'vg0/a' is there twice"},
+        {"checkpoint create c@x d", "NAME 'c@x': name has an '@' at byte 1"},
+        {"checkpoint delete d c@x", "NAME 'c@x': what follows the '@' at byte 1 is no UUID"},
+        {"map d", "DRIVE/NAME 'd': expected DRIVE/NAME, got no '/'"},
+        {"map d --until c", "DRIVE/NAME 'd': expected DRIVE/NAME, got no '/'"},
+        {"map d/n --until c", "--until goes with --since only"},
+        {"map d/ --since c", "DRIVE 'd/': drive name has an empty part at byte 1"},
+        {"map d --since a/b", "--since 'a/b': name has a '/' at byte 1"},
+        {"verify d --against f", "option --since is missing"},
+        {"verify d --since c", "option --against is missing"},
         {"container create f --cluster-size 4M",
          "--cluster-size '4M' is not a power of two from 512 to 2097152"},
     };

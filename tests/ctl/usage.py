@@ -10,20 +10,21 @@ from program import BITMAPCTL, ENVIRONMENT, commands, help_of, options, run
 
 COMMANDS = {
     "drive add", "drive list", "drive show", "drive set", "drive rename", "drive resize",
-    "drive remove", "drive fence",
+    "drive remove", "drive fence", "drive adopt",
     "bitmap create", "bitmap list", "bitmap show", "bitmap delete", "bitmap enable",
     "bitmap disable", "bitmap rename", "bitmap set", "bitmap clear", "bitmap merge",
-    "mark", "map", "flush", "status", "reload",
+    "checkpoint create", "checkpoint list", "checkpoint delete",
+    "mark", "map", "verify", "transaction", "flush", "status", "reload",
     "container create", "container info", "container check",
     "container compact",
 }  # fmt: skip
 
 # Not built: neither in help nor taken.
 ABSENT = [
-    "checkpoint list", "checkpoint create c d", "checkpoint delete d c", "export", "import",
-    "metrics", "drive adopt d", "map d --since c", "map d/n --since c",
-    "map d/n --until c",
+    "export", "import", "metrics", "checkpoint show d c", "checkpoint rename d c e",
 ]  # fmt: skip
+
+UUID = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
 # A good line for each command, and bad ones.
 CASES = {
@@ -44,6 +45,14 @@ CASES = {
     "drive resize": ("d --size 1G", ["", "d", "d 1G", "--size 1G", "d --size 1GB", "d --size 0"]),
     "drive remove": ("d --force", ["", "d e", "d --force=yes", "--force"]),
     "drive fence": ("d --writer t", ["", "d e", "d --writer", "d --writer a@b", "d --writer="]),
+    "drive adopt": ("vg0/d", ["", "d e", "d@", "d --force"]),
+    "checkpoint create": ("daily d vg0/e",
+                          ["", "c", "c@d d", f"c@{UUID} d", "a/b d", "c d@", "c d d", "c d e d",
+                           "-- -c d", "c d --force"]),
+    "checkpoint list": ("vg0/d", ["d e", "@", "--all"]),
+    "checkpoint delete": (f"vg0/d c@{UUID}",
+                          ["", "d", "d c e", "d/ c", "d a/b", "d c@", "d @", f"d @{UUID}",
+                           f"d c@{UUID}0", f"d c@{UUID[:-1]}", "d c@daily"]),
     "bitmap create": ("d/n --disabled",
                       ["", "d", "d/", "/n", "d/n/", "d/n m", "d/n --granularity 3", "d/n --size 1"]),
     "bitmap list": ("", ["d e", "@", "--disabled"]),
@@ -61,7 +70,16 @@ CASES = {
     "bitmap merge": ("d/a d/b d/c", ["", "d/a", "d/a e/b", "d/a d/b e/c", "a b"]),
     "mark": ("d 0 1", ["", "d", "d 0", "d 0 0", "d 0 1 2", "d 0 1 --stdin", "d --hold",
                        "d 0 1 --hold", "--stdin", "d --stdin=x", "d 1e6 1"]),
-    "map": ("d/n", ["", "d", "d/n d/m", "@/n"]),
+    "map": (f"vg0/d --since c@{UUID} --until e",
+            ["", "d", "d/n d/m", "@/n", "d --until c", "d/n --until c", "d --since", "d/ --since c",
+             "d --since c --until", "d --since a/b", "d --since c@", "d --since c --until c@x",
+             "--since c", "d e --since c"]),
+    "verify": ("vg0/d --since c --against f --drive-path g",
+               ["", "d", "d --since c", "d --against f", "d --since c --against", "d --since= "
+                "--against f", "d --since c --against=", "d --since c --against f --drive-path=",
+                "d --since c --against f --until e", "d/ --since c --against f",
+                "d e --since c --against f"]),
+    "transaction": (None, ["x", "--stdin", "--force"]),
     "flush": ("", ["d", "--all"]),
     "status": ("", ["d", "--force"]),
     "reload": ("", ["d", "--stdin"]),
@@ -131,7 +149,7 @@ class Usage(unittest.TestCase):
         self.check([])
         self.check(["--"])
         self.check(["-o", "json"])
-        for noun in ("drive", "bitmap", "container"):
+        for noun in ("drive", "bitmap", "checkpoint", "container"):
             self.check([noun])
         self.check(["dirve", "list"])
         self.check(["drive", "lits"])
@@ -141,8 +159,7 @@ class Usage(unittest.TestCase):
         text = "".join(help_of(command) for command in COMMANDS)
         for line in ABSENT:
             self.check(line.split())
-        for word in ("checkpoint", "export", "import", "metrics", "adopt",
-                     "--since", "--until"):  # fmt: skip
+        for word in ("export", "import", "metrics"):
             self.assertNotIn(word, text)
 
     def test_diagnostics_are_one_line_whatever_the_words(self):
