@@ -260,6 +260,7 @@ void writer_lost(struct model *model, struct writer *writer)
         if (heap) {
             carry_add(heap, writer->carried, writer->carried_count, model->settings.unsettled_max);
             heap->unaccounted |= writer->unaccounted;
+            heap->rebooted = false; /* this one's writes may still happen */
             drive_remove_writer(drive, writer);
             writer_free(writer);
             return;
