@@ -184,6 +184,8 @@ void writer_free(struct writer *writer); /* takes NULL; not in a list */
 DEFINE_CLEANUP(struct writer *, writer_free)
 void drive_add_writer(struct drive *drive, struct writer *writer);
 void drive_remove_writer(struct drive *drive, struct writer *writer);
+/* It was lost: if it goes on without us, it writes what nobody marks from here on. */
+void writer_lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence);
 /* Drops what is carried for a writer. */
 void writer_forget_carried(struct writer *writer);
 bool drive_has_unaccounted(const struct drive *drive);
