@@ -39,12 +39,29 @@ int prepare_attach(struct model *model, struct record *record, struct prepared *
     return r < 0 ? record_no_memory(error) : 0;
 }
 
+void writer_lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence)
+{
+    char reason[MODEL_REASON_BYTES_MAX + 1];
+    struct drive_bitmap *bitmap;
+
+    if (!writer->continues) {
+        return;
+    }
+    (void)snprintf(reason, sizeof reason, "writer '%.80s' was lost, and goes on without bitmapd",
+                   writer->token);
+    TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
+        drive_bitmap_distrust(bitmap, sequence, reason);
+    }
+}
+
 void apply_attach(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
     struct drive *drive = prepared->drive;
     struct writer *writer = prepared->writer;
     if (writer) {
+        /* Again, for a replay: that it was lost could not be recorded if the journal was full. */
+        writer_lose_track(drive, writer, record->sequence);
         writer->resuming = true;
         writer->rebooted = false;
     } else {
@@ -62,18 +79,6 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
     }
 }
 
-void drive_lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence)
-{
-    char reason[MODEL_REASON_BYTES_MAX + 1];
-    struct drive_bitmap *bitmap;
-
-    (void)snprintf(reason, sizeof reason, "writer '%.80s' was lost, and goes on without bitmapd",
-                   writer->token);
-    TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
-        drive_bitmap_distrust(bitmap, sequence, reason);
-    }
-}
-
 void apply_lost(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
@@ -81,9 +86,7 @@ void apply_lost(struct model *model, const struct record *record, struct prepare
 
     writer->connected = false;
     writer->resuming = false;
-    if (writer->continues) {
-        drive_lose_track(prepared->drive, writer, record->sequence);
-    }
+    writer_lose_track(prepared->drive, writer, record->sequence);
 }
 
 void apply_resume(struct model *model, const struct record *record, struct prepared *prepared)

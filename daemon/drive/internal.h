@@ -187,6 +187,8 @@ void drive_add_writer(struct drive *drive, struct writer *writer);
 void drive_remove_writer(struct drive *drive, struct writer *writer);
 /* In front of @next, or as the last. */
 void drive_restore_writer(struct drive *drive, struct writer *writer, struct writer *next);
+/* It was lost: if it goes on without us, it writes what nobody marks from here on. */
+void writer_lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence);
 /* Drops what is carried for a writer. */
 void writer_forget_carried(struct writer *writer);
 bool drive_has_unaccounted(const struct drive *drive);
@@ -201,8 +203,6 @@ int drive_collect_unsettled(const struct drive *drive, uint32_t limit, struct ra
                             uint32_t *ret_count, bool *ret_whole);
 /* Whether a writer that goes on without us is lost, or has not resumed. */
 bool drive_is_doubtful(const struct drive *drive);
-/* Such a writer writes what nobody marks from here on (apply_writer.c). */
-void drive_lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence);
 
 /* ---- sealed.c: bits that are in the container only ---- */
 

@@ -77,7 +77,7 @@ static void lose_writers(struct model *model)
 {
     struct drive *drive;
     RB_FOREACH (drive, drives_by_id, &model->drives) {
-        bool heap = false;
+        struct writer *heap = NULL;
         struct writer *writer, *next;
         for (writer = TAILQ_FIRST(&drive->writers); writer; writer = next) {
             next = TAILQ_NEXT(writer, entry);
@@ -85,10 +85,11 @@ static void lose_writers(struct model *model)
             writer->resuming = false;
             writer->unaccounted = true;
             if (writer->token[0] == '\0' && heap) {
+                heap->rebooted &= writer->rebooted;
                 drive_remove_writer(drive, writer);
                 writer_free(writer);
             } else if (writer->token[0] == '\0') {
-                heap = true;
+                heap = writer;
             }
         }
     }

@@ -78,7 +78,10 @@ static int note_needed(struct model *model, uint64_t id)
     return 0;
 }
 
-/* At the start: what is damaged is dirty, and the verdict goes with the first commit. */
+/*
+ * At the start: what cannot be read is dirty, as in load.c, and the verdict goes with the first
+ * commit.  It is this bitmap's; as a failure of the replay it would be everybody's.
+ */
 static int load_now(struct model *model, struct drive_bitmap *bitmap, struct error *error)
 {
     uint32_t chunk_bytes = UINT32_C(1) << model->settings.cluster_bits;
@@ -86,7 +89,7 @@ static int load_now(struct model *model, struct drive_bitmap *bitmap, struct err
     int r = sealed_read(model->loading, bitmap->id, bitmap->drive->size, bitmap->granularity,
                         chunk_bytes, &bits, error);
 
-    if (r == -EBADMSG) {
+    if (r < 0 && r != -ENOMEM) {
         log_warning("checkpoint %s of drive %s: %s", bitmap->name, bitmap->drive->name,
                     error->text);
         if (bitmap_new(bitmap->drive->size, bitmap->granularity, chunk_bytes, &bits) < 0) {

@@ -271,18 +271,17 @@ void writer_lost(struct model *model, struct writer *writer)
         if (heap) {
             carry_add(heap, writer->carried, writer->carried_count, model->settings.unsettled_max);
             heap->unaccounted |= writer->unaccounted;
+            heap->rebooted = false; /* this one's writes may still happen */
             drive_remove_writer(drive, writer);
             writer_free(writer);
             return;
         }
     }
     if (commit_about(model, RECORD_LOST, writer, NULL, nothing, NULL, NULL) < 0) {
+        /* No room for the record.  A crash makes it a lost writer too, and so does its return. */
         writer->connected = false;
         writer->resuming = false;
-        if (writer->continues) {
-            /* Not durable, but a start judges who is attached to be lost. */
-            drive_lose_track(drive, writer, model->sequence + 1);
-        }
+        writer_lose_track(drive, writer, model->sequence);
     }
 }
 
