@@ -69,8 +69,7 @@ struct model {
     uint32_t fetches; /* that are held: nothing leaves the cache */
     uint64_t *needed; /* ids: what the last -EAGAIN was in want of */
     uint32_t needed_count, needed_capacity;
-    struct container *loading; /* at the start: where sealed bits are read from … */
-    int loading_failed;        /* … and what kept them from being read, -errno; 0: nothing */
+    struct container *loading;       /* at the start: where sealed bits are read from */
     struct transaction *transaction; /* that is open */
     uint32_t carried_left;           /* ranges that the record or transaction may still carry */
 
@@ -211,14 +210,6 @@ bool drive_is_doubtful(const struct drive *drive);
  * be called.  All that a record needs is to be asked for before -EAGAIN is returned.
  */
 int sealed_need(struct model *model, struct drive_bitmap *bitmap, struct error *error);
-/*
- * What a record that a replay could not apply means: damage, unless memory or the container's file
- * failed, which may be better another time.
- */
-static inline int replay_failure(const struct model *model, int r)
-{
-    return r == -ENOMEM || r == model->loading_failed ? r : -EBADMSG;
-}
 /* Something is committed: lets go of what is over the cache's limit. */
 void sealed_evict(struct model *model);
 /* For the caller to free; -ENOMEM, -EBADMSG and I/O errors with words.  Any one thread. */
