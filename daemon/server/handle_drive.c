@@ -25,7 +25,8 @@ void fill_drive_info(struct drive *drive, struct drive_info_buffer *ret)
         .granularity = drive->granularity,
         .durability = drive->durability,
         .bitmaps = drive->bitmaps_count,
-        .recording = drive->recording_count,
+        /* The newest checkpoint's, which records too, is not one of these. */
+        .recording = drive->recording_count - (drive->checkpoints_count > 0),
         .writers = status.writers,
         .lost_writers = status.lost_writers,
         .unsettled = status.unsettled,
