@@ -5,13 +5,12 @@
  * A drive's history is a row of bitmaps, eldest first; each holds what was written between its
  * checkpoint and the next, and the last one records:
  *
- *     C1 ──B1── C2 ──B2── C3 ──B3 (records)          since C2 = B2 ∪ B3, since C1 until C3 = B1 ∪
- * B2
+ *     C1 ──B1── C2 ──B2── C3 ──B3 (records)     since C2 = B2 ∪ B3, since C1 until C3 = B1 ∪ B2
  *
  * So a mark costs one bit whatever the number of checkpoints, and making one costs an empty bitmap
  * and what the drive's writers have not settled, whatever the drive's size and contents.  Deleting
  * one folds its bitmap, with its validity, into the elder one's: every union that does not begin or
- * end at it stays as it was.
+ * end at it stays as it was, but for what the elder one's granularity rounds up to.
  */
 #include "daemon/drive/apply.h"
 
@@ -74,7 +73,7 @@ int prepare_checkpoint_create(struct model *model, struct record *record, struct
                          "a transaction makes one checkpoint of a drive at most, '%s' is there",
                          youngest->name);
     }
-    if (drive->checkpoints_count >= MODEL_CHECKPOINTS_MAX && !model->replaying) {
+    if (drive->checkpoints_count >= MODEL_CHECKPOINTS_MAX) {
         return error_set(error, -EDQUOT, "drive '%s' has %u checkpoints already", drive->name,
                          drive->checkpoints_count);
     }
@@ -154,7 +153,9 @@ void undo_checkpoint_create(struct model *model, struct prepared *prepared)
         bitmap_state_restore(prepared->elder, &prepared->before[1]);
     }
     while (prepared->dropped_count > 0) {
-        drive_add_writer(prepared->drive, prepared->dropped[--prepared->dropped_count]);
+        /* Its successor, as it was when it was taken out, is in the list again. */
+        struct writer *writer = prepared->dropped[--prepared->dropped_count];
+        drive_restore_writer(prepared->drive, writer, TAILQ_NEXT(writer, entry));
     }
 }
 

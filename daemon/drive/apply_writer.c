@@ -52,7 +52,8 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
         drive_add_writer(drive, writer);
     }
     writer->connected = true;
-    writer->continues = record->continues;
+    /* One that went on without us has, whatever it says of the future. */
+    writer->continues |= record->continues;
     /* It has been held against what is there; from now on it would prove nothing. */
     free(drive->evidence);
     drive->evidence = NULL;
@@ -61,8 +62,7 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
     }
 }
 
-/* Whoever goes on without us writes what nobody marks from here on. */
-static void lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence)
+void drive_lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence)
 {
     char reason[MODEL_REASON_BYTES_MAX + 1];
     struct drive_bitmap *bitmap;
@@ -82,7 +82,7 @@ void apply_lost(struct model *model, const struct record *record, struct prepare
     writer->connected = false;
     writer->resuming = false;
     if (writer->continues) {
-        lose_track(prepared->drive, writer, record->sequence);
+        drive_lose_track(prepared->drive, writer, record->sequence);
     }
 }
 

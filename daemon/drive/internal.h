@@ -69,7 +69,8 @@ struct model {
     uint32_t fetches; /* that are held: nothing leaves the cache */
     uint64_t *needed; /* ids: what the last -EAGAIN was in want of */
     uint32_t needed_count, needed_capacity;
-    struct container *loading;       /* at the start: where sealed bits are read from */
+    struct container *loading; /* at the start: where sealed bits are read from … */
+    int loading_failed;        /* … and what kept them from being read, -errno; 0: nothing */
     struct transaction *transaction; /* that is open */
     uint32_t carried_left;           /* ranges that the record or transaction may still carry */
 
@@ -184,6 +185,8 @@ void writer_free(struct writer *writer); /* takes NULL; not in a list */
 DEFINE_CLEANUP(struct writer *, writer_free)
 void drive_add_writer(struct drive *drive, struct writer *writer);
 void drive_remove_writer(struct drive *drive, struct writer *writer);
+/* In front of @next, or as the last. */
+void drive_restore_writer(struct drive *drive, struct writer *writer, struct writer *next);
 /* Drops what is carried for a writer. */
 void writer_forget_carried(struct writer *writer);
 bool drive_has_unaccounted(const struct drive *drive);
@@ -198,6 +201,8 @@ int drive_collect_unsettled(const struct drive *drive, uint32_t limit, struct ra
                             uint32_t *ret_count, bool *ret_whole);
 /* Whether a writer that goes on without us is lost, or has not resumed. */
 bool drive_is_doubtful(const struct drive *drive);
+/* Such a writer writes what nobody marks from here on (apply_writer.c). */
+void drive_lose_track(struct drive *drive, const struct writer *writer, uint64_t sequence);
 
 /* ---- sealed.c: bits that are in the container only ---- */
 
@@ -206,6 +211,14 @@ bool drive_is_doubtful(const struct drive *drive);
  * be called.  All that a record needs is to be asked for before -EAGAIN is returned.
  */
 int sealed_need(struct model *model, struct drive_bitmap *bitmap, struct error *error);
+/*
+ * What a record that a replay could not apply means: damage, unless memory or the container's file
+ * failed, which may be better another time.
+ */
+static inline int replay_failure(const struct model *model, int r)
+{
+    return r == -ENOMEM || r == model->loading_failed ? r : -EBADMSG;
+}
 /* Something is committed: lets go of what is over the cache's limit. */
 void sealed_evict(struct model *model);
 /* For the caller to free; -ENOMEM, -EBADMSG and I/O errors with words.  Any one thread. */

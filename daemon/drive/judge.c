@@ -39,8 +39,9 @@ static void judge_writers(struct model *model, bool rebooted, uint64_t sequence)
     RB_FOREACH (drive, drives_by_id, &model->drives) {
         struct writer *writer;
         TAILQ_FOREACH (writer, &drive->writers, entry) {
+            bool ended = writer->rebooted; /* it was told of then */
             writer->rebooted |= rebooted;
-            if (!writer->continues) {
+            if (!writer->continues || ended) {
                 continue;
             }
             char reason[MODEL_REASON_BYTES_MAX + 1];

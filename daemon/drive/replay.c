@@ -62,7 +62,7 @@ static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, 
                       (unsigned long long)sequence);
     }
     if (r < 0) {
-        return error_prefix(error, r == -ENOMEM ? r : -EBADMSG, "record %llu (%s)",
+        return error_prefix(error, replay_failure(replay->model, r), "record %llu (%s)",
                             (unsigned long long)sequence, record_type_name(decoded.record.type));
     }
     replay->report->records++;

@@ -100,6 +100,8 @@ static int load_now(struct model *model, struct drive_bitmap *bitmap, struct err
     }
     if (r == 0) {
         (void)drive_bitmap_swap_bits(bitmap, bits);
+    } else {
+        model->loading_failed = r;
     }
     return r;
 }

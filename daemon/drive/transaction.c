@@ -224,7 +224,7 @@ int prepare_transaction(struct model *model, struct record *record, struct prepa
             r = error_set(error, -EBADMSG, "it made another id than before");
         }
         if (r < 0) {
-            return error_prefix(error, r == -ENOMEM ? r : -EBADMSG, "in a transaction: %s",
+            return error_prefix(error, replay_failure(model, r), "in a transaction: %s",
                                 record_type_name(decoded.record.type));
         }
         p += 4 + bytes;

@@ -43,6 +43,16 @@ void drive_remove_writer(struct drive *drive, struct writer *writer)
     drive->writers_count--;
 }
 
+void drive_restore_writer(struct drive *drive, struct writer *writer, struct writer *next)
+{
+    if (next) {
+        TAILQ_INSERT_BEFORE(next, writer, entry);
+    } else {
+        TAILQ_INSERT_TAIL(&drive->writers, writer, entry);
+    }
+    drive->writers_count++;
+}
+
 bool writer_is_fenced(const struct writer *writer)
 {
     return writer->fenced;
@@ -87,7 +97,8 @@ bool drive_is_doubtful(const struct drive *drive)
 {
     const struct writer *writer;
     TAILQ_FOREACH (writer, &drive->writers, entry) {
-        if (writer->continues && (!writer->connected || writer->resuming)) {
+        /* The host's end was the writer's. */
+        if (writer->continues && !writer->rebooted && (!writer->connected || writer->resuming)) {
             return true;
         }
     }
@@ -268,6 +279,10 @@ void writer_lost(struct model *model, struct writer *writer)
     if (commit_about(model, RECORD_LOST, writer, NULL, nothing, NULL, NULL) < 0) {
         writer->connected = false;
         writer->resuming = false;
+        if (writer->continues) {
+            /* Not durable, but a start judges who is attached to be lost. */
+            drive_lose_track(drive, writer, model->sequence + 1);
+        }
     }
 }
 

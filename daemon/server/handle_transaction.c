@@ -40,6 +40,10 @@ int request_transact(const struct request *request, const struct wire_uuid *id,
         pending_free(pending);
         return r;
     }
+    const struct drive_bitmap *made = model_bitmap_by_id(model, object);
+    if (request->operation == OPERATION_CHECKPOINT_CREATE && made) {
+        fill_checkpoint_created(model, made->checkpoint, &pending->created);
+    }
     pending_wait(pending, ACK_DURABLE, sequence, object);
     model_enforce_retention(model);
     return 0;

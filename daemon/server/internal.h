@@ -141,6 +141,7 @@ struct pending {
     uint64_t sequence; /* that it waits for */
     bool in_model;     /* stands in the model's queue */
     struct message_attach_reply attach;
+    struct message_checkpoint_created created; /* sequence 0: to be looked up */
     TAILQ_ENTRY(pending) entry;
 };
 

@@ -142,6 +142,11 @@ static void reply_success(const struct pending *pending)
         return;
     }
     case OPERATION_CHECKPOINT_CREATE: {
+        if (pending->created.sequence != 0) {
+            reply(session, MESSAGE_CHECKPOINT_CREATED, &pending->created, pending->operation, 0,
+                  pending->cookie);
+            return;
+        }
         struct drive_bitmap *bitmap = model_bitmap_by_id(model, pending->object);
         if (!bitmap || !bitmap->checkpoint) {
             reply_error(session, pending->operation, pending->cookie, STATUS_NOT_FOUND,

@@ -152,8 +152,9 @@ static void attach_and_mark(struct harness *harness)
     struct writer *writer;
     uint64_t sequence;
     bool resuming;
-    assert_int_equal(writer_attach(harness->model, harness_drive(harness, "vm1"), text_of("w"),
-                                   NULL, &writer, &sequence, &resuming, &harness->error),
+    assert_int_equal(writer_attach(harness->model, harness_drive(harness, "vm1"),
+                                   &(struct writer_attachment){.token = text_of("w")}, &writer,
+                                   &sequence, &resuming, &harness->error),
                      0);
     mark_unsettled(harness, writer, 2 * MIB);
 }
@@ -205,8 +206,9 @@ static void writers_and_their_drive_go(struct harness *harness)
         bool resuming;
         assert_int_equal(writer_new(harness->model, drive, &one, &harness->error), 0);
         assert_int_equal(writer_new(harness->model, drive, &two, &harness->error), 0);
-        assert_int_equal(writer_attach(harness->model, drive, text_of("w"), NULL, &three, &sequence,
-                                       &resuming, &harness->error),
+        assert_int_equal(writer_attach(harness->model, drive,
+                                       &(struct writer_attachment){.token = text_of("w")}, &three,
+                                       &sequence, &resuming, &harness->error),
                          0);
         mark_unsettled(harness, one, 2 * MIB);
         mark_unsettled(harness, two, 2 * MIB);

@@ -162,8 +162,9 @@ static int attach(void)
 {
     uint64_t sequence;
     bool resuming;
-    return writer_attach(scene.harness.model, harness_drive(&scene.harness, "d"), text_of("w"),
-                         "peer", &scene.writer, &sequence, &resuming, &scene.harness.error);
+    return writer_attach(scene.harness.model, harness_drive(&scene.harness, "d"),
+                         &(struct writer_attachment){.token = text_of("w"), .peer = "peer"},
+                         &scene.writer, &sequence, &resuming, &scene.harness.error);
 }
 
 static int lose(void)
@@ -186,7 +187,8 @@ static int resume(void)
 static int detach(void)
 {
     uint64_t sequence;
-    return writer_detach(scene.harness.model, scene.writer, NULL, &sequence, &scene.harness.error);
+    return writer_detach(scene.harness.model, scene.writer, NULL, text_of(""), &sequence,
+                         &scene.harness.error);
 }
 
 static int set(void)

@@ -254,8 +254,9 @@ static void do_writer(struct shadow_drive *drive)
         forget_old(shadow);
         return;
     }
-    assert_int_equal(writer_attach(harness.model, target, text_of(token), NULL, &shadow->writer,
-                                   &sequence, &resuming, &harness.error),
+    assert_int_equal(writer_attach(harness.model, target,
+                                   &(struct writer_attachment){.token = text_of(token)},
+                                   &shadow->writer, &sequence, &resuming, &harness.error),
                      0);
     assert_int_equal(resuming, shadow->attached);
     shadow->attached = true;

@@ -70,12 +70,14 @@ static void a_drive_is_removed_last(void **state)
     struct writer *writer;
     uint64_t sequence;
     bool resuming;
-    assert_int_equal(writer_attach(harness->model, harness_drive(harness, "d"), text_of("w"), NULL,
-                                   &writer, &sequence, &resuming, &harness->error),
+    assert_int_equal(writer_attach(harness->model, harness_drive(harness, "d"),
+                                   &(struct writer_attachment){.token = text_of("w")}, &writer,
+                                   &sequence, &resuming, &harness->error),
                      0);
     remove.force = true;
     assert_int_equal(model_commit(harness->model, &remove, &harness->error), -EBUSY);
-    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
+    assert_int_equal(
+        writer_detach(harness->model, writer, NULL, text_of(""), &sequence, &harness->error), 0);
     assert_int_equal(harness_commit(harness, &remove), 0);
     assert_null(model_drive_by_name(harness->model, text_of("d"), NULL));
 

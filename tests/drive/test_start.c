@@ -55,8 +55,9 @@ static void copied_container_is_not_believed(void **state)
     struct writer *writer;
     uint64_t sequence;
     bool resuming;
-    assert_int_equal(writer_attach(harness.model, harness_drive(&harness, "vm1"), text_of("w"),
-                                   NULL, &writer, &sequence, &resuming, &harness.error),
+    assert_int_equal(writer_attach(harness.model, harness_drive(&harness, "vm1"),
+                                   &(struct writer_attachment){.token = text_of("w")}, &writer,
+                                   &sequence, &resuming, &harness.error),
                      0);
     writer_lost(harness.model, writer);
     assert_int_equal(harness_close(&harness), 0);

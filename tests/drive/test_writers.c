@@ -31,8 +31,9 @@ static struct writer *attach(struct harness *harness, const char *token, bool *r
     struct writer *writer;
     uint64_t sequence;
     bool resuming;
-    int r = writer_attach(harness->model, harness_drive(harness, "d"), text_of(token), NULL,
-                          &writer, &sequence, &resuming, &harness->error);
+    int r = writer_attach(harness->model, harness_drive(harness, "d"),
+                          &(struct writer_attachment){.token = text_of(token)}, &writer, &sequence,
+                          &resuming, &harness->error);
     if (r < 0) {
         fail_msg("attach: %s", harness->error.text);
     }
@@ -91,7 +92,8 @@ static void clears_and_creates_carry_unsettled_marks(void **state)
     assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
     assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(harness, "d/a")), 0);
     uint64_t sequence;
-    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
+    assert_int_equal(
+        writer_detach(harness->model, writer, NULL, text_of(""), &sequence, &harness->error), 0);
 }
 
 /* A write that was marked before may happen while a bitmap is off, which notes no gap then. */
@@ -132,7 +134,8 @@ static void disabled_bitmaps_keep_unsettled_marks(void **state)
     writer = attach(harness, "w", &resuming);
     assert_true(resuming);
     assert_int_equal(writer_resume(harness->model, writer, NULL, &sequence, &harness->error), 0);
-    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
+    assert_int_equal(
+        writer_detach(harness->model, writer, NULL, text_of(""), &sequence, &harness->error), 0);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(drive_bitmap_dirty_bytes(harness_bitmap(harness, names[i])), 0);
         assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_ENABLE, names[i]), 0);
@@ -151,12 +154,14 @@ static void a_detach_is_no_resume(void **state)
     harness_open(harness);
     writer = attach(harness, "w", NULL);
     uint64_t sequence;
-    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error),
-                     -EBUSY);
+    assert_int_equal(
+        writer_detach(harness->model, writer, NULL, text_of(""), &sequence, &harness->error),
+        -EBUSY);
     assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
     assert_true(harness_is_dirty(harness, "d/a", 4096));
     assert_int_equal(writer_resume(harness->model, writer, NULL, &sequence, &harness->error), 0);
-    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error), 0);
+    assert_int_equal(
+        writer_detach(harness->model, writer, NULL, text_of(""), &sequence, &harness->error), 0);
 }
 
 static void settles_of_any_ids_in_any_order(void **state)
@@ -207,8 +212,9 @@ static void lost_writers_are_carried_until_they_resume(void **state)
     assert_false(resuming);
     assert_int_equal(mark(harness, writer, 1, 0, 512), 0);
     uint64_t sequence;
-    assert_int_equal(writer_detach(harness->model, writer, NULL, &sequence, &harness->error),
-                     -EBUSY);
+    assert_int_equal(
+        writer_detach(harness->model, writer, NULL, text_of(""), &sequence, &harness->error),
+        -EBUSY);
     writer_lost(harness->model, writer);
     assert_int_equal(unsettled(harness), 1);
     assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
@@ -268,8 +274,9 @@ static void fenced_writers_are_refused(void **state)
     struct writer *writer = attach(harness, "w", NULL), *other;
     uint64_t sequence;
     bool resuming;
-    assert_int_equal(writer_attach(harness->model, harness_drive(harness, "d"), text_of("w"), NULL,
-                                   &other, &sequence, &resuming, &harness->error),
+    assert_int_equal(writer_attach(harness->model, harness_drive(harness, "d"),
+                                   &(struct writer_attachment){.token = text_of("w")}, &other,
+                                   &sequence, &resuming, &harness->error),
                      -EBUSY);
     struct record fence = {
         .type = RECORD_FENCE, .drive = harness_drive(harness, "d")->id, .name = text_of("w")};

@@ -81,7 +81,7 @@ def come_back(client, model):
         client.must(BITMAP_CLEAR, bitmap_range(name, 0, 0, 4))
         left = granules(client.map(name))
         assert carried <= left <= model.bitmaps[name], (name, carried, left)
-    drive, _, resuming = struct.unpack("<QQB", client.must(ATTACH, text("p") + text(TOKEN)))
+    drive, _, resuming = struct.unpack("<QQB", client.must(ATTACH, attach("p", TOKEN)))
     assert resuming == 1
     client.must(MARK, mark(drive, at(3, 60), 1))
     client.must(RESUME, struct.pack("<Q", drive))

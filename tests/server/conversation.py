@@ -81,10 +81,11 @@ def broken_framing_ends_the_connection():
 def a_wrong_request_leaves_the_connection():
     with Daemon() as daemon:
         client = daemon.client()
-        for operation in (0, 2, 15, 24, 31, 43, 53, 63, 67, 1000, 65535):
+        for operation in (0, 2, 15, 25, 31, 43, 53, 63, 68, 79, 84, 1000, 65535):
             status, body = client.call(operation, b"xyz")
             assert status == UNKNOWN_OPERATION and str(operation).encode() in body
-        for operation in list(range(16, 24)) + list(range(32, 43)) + list(range(48, 53)):
+        for operation in (list(range(16, 25)) + list(range(32, 43)) + list(range(48, 53)) +
+                          list(range(80, 84)) + [TRANSACTION]):
             for payload in (b"x", b"\xff" * 40):
                 if (operation, payload) == (DRIVE_LIST, b""):
                     continue
@@ -143,10 +144,10 @@ def every_error_has_its_status():
             (SETTLE, settle(drive, [(0, 1)]), INVALID),
             (SETTLE, settle(drive, [(1, 0)]), INVALID),
             (SETTLE, settle(drive, [(5, 2**64 - 1)]), INVALID),
-            (ATTACH, text("nobody") + text("w"), NOT_FOUND),
-            (ATTACH, text("d") + text(""), INVALID),
-            (ATTACH, text("d") + text("a b"), INVALID),
-            (ATTACH, text("d") + text("w" * 256), INVALID),
+            (ATTACH, attach("nobody", "w"), NOT_FOUND),
+            (ATTACH, attach("d", ""), INVALID),
+            (ATTACH, attach("d", "a b"), INVALID),
+            (ATTACH, attach("d", "w" * 256), INVALID),
             (RESUME, struct.pack("<Q", drive), NOT_FOUND),
             (DETACH, struct.pack("<Q", drive), NOT_FOUND),
             (DRIVE_FENCE, drive_change("d", "nobody"), NOT_FOUND),
@@ -255,10 +256,10 @@ def writers_and_their_tokens():
         one, two = daemon.client(), daemon.client()
         drive = drive_id(one.must(DRIVE_ADD, drive_add("d", MIB)))
         one.must(BITMAP_CREATE, bitmap_create("d/a", 4096))
-        attach = text("d") + text("w")
-        assert struct.unpack("<QQB", one.must(ATTACH, attach)) == (drive, MIB, 0)
-        assert one.call(ATTACH, attach)[0] == BUSY
-        assert two.call(ATTACH, attach)[0] == BUSY
+        attachment = attach("d", "w")
+        assert struct.unpack("<QQB", one.must(ATTACH, attachment)) == (drive, MIB, 0)
+        assert one.call(ATTACH, attachment)[0] == BUSY
+        assert two.call(ATTACH, attachment)[0] == BUSY
         one.must(MARK, mark(drive, [(0, 1), (8192, 1)], first=1))
         one.must(SETTLE, settle(drive, [(2, 1)]))
         assert one.call(MARK, mark(drive, [(0, 1)], first=2))[0] == INVALID
@@ -269,7 +270,7 @@ def writers_and_their_tokens():
         # Who hung up has lost the token at once, even with bytes unread.
         one.send(frame(STATUS) * 100)
         one.close()
-        assert struct.unpack("<QQB", two.must(ATTACH, attach)) == (drive, MIB, 1)
+        assert struct.unpack("<QQB", two.must(ATTACH, attachment)) == (drive, MIB, 1)
         two.must(MARK, mark(drive, [(16384, 1)], first=1))
         two.must(BITMAP_CLEAR, bitmap_range("d/a", 0, 0, flags=4))
         assert two.map("d/a") == [(0, 4096), (16384, 4096)]
@@ -281,16 +282,16 @@ def writers_and_their_tokens():
         three.must(DRIVE_FENCE, drive_change("d", "w"))
         assert two.call(MARK, mark(drive, [(0, 1)], first=9))[0] == FENCED
         assert two.call(SETTLE, settle(drive, [(1, 1)]))[0] == FENCED
-        three.must(ATTACH, attach)
+        three.must(ATTACH, attachment)
         # The fenced one may begin anew when the token is free.
-        assert two.call(ATTACH, attach)[0] == BUSY
+        assert two.call(ATTACH, attachment)[0] == BUSY
         # Who holds it now may hang up; who held it once has nothing to do with that.
         three.send(frame(STATUS) * 100)
         three.close()
         four = daemon.client()
-        assert struct.unpack("<QQB", four.must(ATTACH, attach)) == (drive, MIB, 1)
+        assert struct.unpack("<QQB", four.must(ATTACH, attachment)) == (drive, MIB, 1)
         four.must(DETACH, struct.pack("<Q", drive))
-        two.must(ATTACH, attach)
+        two.must(ATTACH, attachment)
         two.must(DETACH, struct.pack("<Q", drive))
         two.must(DRIVE_REMOVE, drive_change("d", flags=1))
         assert two.call(MARK, mark(drive, [(0, 1)]))[0] == NOT_FOUND

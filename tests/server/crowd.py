@@ -148,7 +148,7 @@ def clients_that_vanish():
             data = frame(BITMAP_CREATE, bitmap_create("d/v%d" % i)) * rng.randrange(3)
             data += frame(MAP, text("d/a") + bytes(8)) * rng.randrange(3)
             data += frame(MARK, mark(drive, [(i * 65536, 1)], first=1))
-            data += frame(ATTACH, text("d") + text("w%d" % (i % 5)))
+            data += frame(ATTACH, attach("d", "w%d" % (i % 5)))
             data += frame(DRIVE_ADD, drive_add("x%d" % i, 0, "/etc/hostname")) * rng.randrange(3)
             data += frame(RELOAD) * rng.randrange(2)
             one.send(data[:rng.randrange(len(data))])
@@ -172,7 +172,7 @@ def garbage():
         (BITMAP_SET, bitmap_range("d/b", 0, 4096)), (BITMAP_DISABLE, change("d/b")),
         (BITMAP_MERGE, NONE + text("d/b") + struct.pack("<H", 1) + text("d/a")),
         (MAP, text("d/a") + bytes(8)), (MARK, mark(1, [(0, 65536), (MIB, 5)], first=1)),
-        (SETTLE, settle(1, [(1, 1)])), (ATTACH, text("d") + text("w")), (STATUS, b""),
+        (SETTLE, settle(1, [(1, 1)])), (ATTACH, attach("d", "w")), (STATUS, b""),
         (RESUME, struct.pack("<Q", 1)), (DETACH, struct.pack("<Q", 1)), (FLUSH, b""),
     ]
     with Daemon() as daemon:

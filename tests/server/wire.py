@@ -12,17 +12,20 @@ import time
 
 HELLO = 1
 DRIVE_ADD, DRIVE_LIST, DRIVE_SHOW, DRIVE_SET, DRIVE_RENAME, DRIVE_RESIZE, DRIVE_REMOVE = range(16, 23)
-DRIVE_FENCE = 23
+DRIVE_FENCE, DRIVE_ADOPT = 23, 24
 (BITMAP_CREATE, BITMAP_LIST, BITMAP_SHOW, BITMAP_DELETE, BITMAP_ENABLE, BITMAP_DISABLE,
  BITMAP_RENAME, BITMAP_SET, BITMAP_CLEAR, BITMAP_MERGE, MAP) = range(32, 43)
 MARK, SETTLE, ATTACH, RESUME, DETACH = range(48, 53)
-FLUSH, STATUS, RELOAD = range(64, 67)
+FLUSH, STATUS, RELOAD, TRANSACTION = range(64, 68)
+CHECKPOINT_CREATE, CHECKPOINT_LIST, CHECKPOINT_DELETE, CHECKPOINT_MAP = range(80, 84)
 
 REPLY, MORE = 1, 2
 (OK, MALFORMED, UNKNOWN_OPERATION, VERSION, INVALID, NOT_FOUND, EXISTS, BUSY, PERMISSION, LIMIT,
- NO_MEMORY, IO, NOT_DURABLE, SHUTTING_DOWN, FENCED, FAILED) = range(16)
+ NO_MEMORY, IO, NOT_DURABLE, SHUTTING_DOWN, FENCED, FAILED, OTHER_DRIVE) = range(17)
 
 NONE = bytes(16)
+EXACT, SUPERSET, UNKNOWN = range(3)
+CONTINUES, RETURNING = 1, 2
 
 
 def text(value):
@@ -70,6 +73,84 @@ def mark(drive, pairs, first=0):
 
 def settle(drive, pairs):
     return struct.pack("<Q", drive) + ranges(pairs)
+
+
+def attach(drive, token, flags=0):
+    return text(drive) + text(token) + struct.pack("<B", flags)
+
+
+def checkpoint_create(name, drives, request=NONE):
+    return request + text(name) + struct.pack("<H", len(drives)) + b"".join(map(text, drives))
+
+
+def checkpoint_delete(drive, name, request=NONE):
+    return request + text(drive) + text(name)
+
+
+def checkpoint_map(drive, since, until="", offset=0):
+    return text(drive) + text(since) + text(until) + struct.pack("<Q", offset)
+
+
+def transaction(parts, request=NONE):
+    """parts: (operation, payload)"""
+    body = b"".join(struct.pack("<HI", operation, len(payload)) + payload
+                    for operation, payload in parts)
+    return request + struct.pack("<I", len(body)) + body
+
+
+class Fields:
+    """Takes a payload apart."""
+
+    def __init__(self, payload):
+        self.payload, self.at = payload, 0
+
+    def number(self, code):
+        value, = struct.unpack_from("<" + code, self.payload, self.at)
+        self.at += struct.calcsize("<" + code)
+        return value
+
+    def bytes(self, count):
+        self.at += count
+        return self.payload[self.at - count:self.at]
+
+    def text(self):
+        return self.bytes(self.number("H")).decode()
+
+    def take(self, layout):
+        """layout: "name:code ..." with a struct code, t for a text, u for a UUID."""
+        found = {}
+        for field in layout.split():
+            name, code = field.split(":")
+            found[name] = (self.text() if code == "t" else self.bytes(16) if code == "u"
+                           else self.number(code))
+        return found
+
+
+def drive_info(payload):
+    return Fields(payload).take("id:Q name:t path:t size:Q granularity:I durability:B bitmaps:I "
+                                "recording:I writers:I lost_writers:I unsettled:Q checkpoints:I "
+                                "identity:t untracked:t")
+
+
+def bitmap_info(payload):
+    return Fields(payload).take("id:Q bitmap:t granularity:I size:Q recording:B gap:B validity:B "
+                                "reason:t dirty_bytes:Q dirty_count:Q untracked:t")
+
+
+def checkpoint_info(payload):
+    return Fields(payload).take("id:Q drive:t name:t uuid:u sequence:Q created_ns:Q granularity:I "
+                                "size:Q recording:B validity:B reason:t untracked:t dirty_bytes:Q "
+                                "dirty_count:Q")
+
+
+def checkpoint_created(payload):
+    return Fields(payload).take("uuid:u sequence:Q created_ns:Q drives:I")
+
+
+def map_head(payload):
+    return Fields(payload).take("bitmap:t size:Q granularity:I recording:B validity:B reason:t "
+                                "sequence:Q untracked:t base:t base_uuid:u base_sequence:Q "
+                                "target:t target_uuid:u target_sequence:Q")
 
 
 class Closed(Exception):
@@ -131,10 +212,30 @@ class Client:
         cookie = self.request(MAP, text(name) + struct.pack("<Q", offset))
         return self.map_replies(cookie)
 
-    def map_replies(self, cookie):
+    def since(self, drive, since, until="", offset=0):
+        """(head, runs), or the status of a refusal."""
+        return self.map_replies(
+            self.request(CHECKPOINT_MAP, checkpoint_map(drive, since, until, offset)), True)
+
+    def items(self, operation, payload, parse):
+        cookie, found = self.request(operation, payload), []
+        while True:
+            _, flags, status, answered, body = self.reply()
+            assert answered == cookie and status == OK, (status, body)
+            if not flags & MORE:
+                assert struct.unpack("<Q", body)[0] == len(found)
+                return found
+            found.append(parse(body))
+
+    def checkpoints(self, drive=""):
+        return self.items(CHECKPOINT_LIST, text(drive), checkpoint_info)
+
+    def map_replies(self, cookie, with_head=False):
         runs, head = [], None
         while True:
             _, flags, status, answered, body = self.reply()
+            if with_head and head is None and status != OK:
+                return status
             assert answered == cookie and status == OK, (status, body)
             if head is None:
                 head = body
@@ -144,7 +245,7 @@ class Client:
             else:
                 total, dirty, _ = struct.unpack("<QQI", body)
                 assert total == len(runs) and dirty == sum(n for _, n in runs)
-                return runs
+                return (map_head(head), runs) if with_head else runs
 
 
 class Daemon:

@@ -138,7 +138,7 @@ def request(step, id_of):
             MARK, encoded_mark(id_of(drive), pairs, first_id)),
         "settle": lambda drive, first_id, count: (
             SETTLE, settle(id_of(drive), [(first_id, count)])),
-        "attach": lambda drive: (ATTACH, text(drive) + text(TOKEN)),
+        "attach": lambda drive: (ATTACH, attach(drive, TOKEN)),
         "detach": lambda drive: (DETACH, struct.pack("<Q", id_of(drive))),
         "flush": lambda: (FLUSH, b""),
     }[what](*rest)
