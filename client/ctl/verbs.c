@@ -134,8 +134,8 @@ const struct verb verbs[] = {
         .summary = "take what stands under a drive's path now as the drive",
         .details =
             "For a drive that was restored or exchanged, to which writers are refused until\n"
-            "then.  Its size becomes the drive's, and all that was recorded is unknown: take\n"
-            "a full backup.",
+            "then.  Its size becomes the drive's, its checkpoints are forgotten, and its\n"
+            "bitmaps are unknown: take a full backup.",
         .operands = {{OPERAND_DRIVE, "NAME"}},
         .operands_min = 1,
         .operands_max = 1,

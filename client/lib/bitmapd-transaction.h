@@ -36,7 +36,7 @@ extern "C" {
  * A transaction belongs to no handle.  It may be used by one thread at a time.
  */
 typedef struct bitmapd_transaction bitmapd_transaction;
-typedef struct bitmapd bitmapd;
+struct bitmapd; /* the handle of <bitmapd.h> */
 
 #define BITMAPD_TRANSACTION_OPERATIONS_MAX 65535u
 
@@ -81,7 +81,7 @@ int bitmapd_transaction_checkpoint_delete(bitmapd_transaction *transaction, cons
  * of its size; nothing was sent then.  The transaction stays as it is whatever
  * the result.
  */
-int bitmapd_transaction_commit(bitmapd *handle, bitmapd_transaction *transaction,
+int bitmapd_transaction_commit(struct bitmapd *handle, bitmapd_transaction *transaction,
                                uint64_t *ret_sequence);
 /*
  * Whether the last commit failed because of one of the operations, and the

@@ -234,9 +234,9 @@ int bitmapd_drive_fence(bitmapd *handle, const char *name, const char *writer);
 /*
  * Takes what stands under the drive's path now as the drive from here on, where
  * bitmapd_attach() was -EXDEV because it is not what it was: a restored image,
- * a disk that was exchanged.  Its size becomes the drive's, and everything that
- * was recorded becomes unknown.  -EBUSY while the drive has writers, -EINVAL
- * for a drive without a path.
+ * a disk that was exchanged.  Its size becomes the drive's; the checkpoints are
+ * forgotten, for they are the other drive's, and the bitmaps become unknown.  -EBUSY while the
+ * drive has writers, -EINVAL for a drive without a path.
  */
 int bitmapd_drive_adopt(bitmapd *handle, const char *name);
 
