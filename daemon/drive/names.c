@@ -8,6 +8,7 @@
 #include "daemon/drive/internal.h"
 
 #include "proto/base/checked.h"
+#include "proto/base/checkpoint_ref.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -142,57 +143,17 @@ struct drive_bitmap *model_bitmap_by_name(struct model *model, struct text full,
     return bitmap;
 }
 
-#define UUID_TEXT_BYTES 36u
-
-/* As the text of a UUID: hexadecimal digits of either case, dashes in their places. */
-static bool uuid_parse(const char *text, size_t bytes, uint8_t ret[16])
-{
-    static const uint8_t dashes[] = {8, 13, 18, 23};
-    unsigned digits = 0;
-
-    if (bytes != UUID_TEXT_BYTES) {
-        return false;
-    }
-    for (unsigned i = 0, d = 0; i < UUID_TEXT_BYTES; i++) {
-        char c = text[i];
-        if (d < sizeof dashes && i == dashes[d]) {
-            d++;
-            if (c != '-') {
-                return false;
-            }
-            continue;
-        }
-        unsigned value;
-        if (c >= '0' && c <= '9') {
-            value = (unsigned)(c - '0');
-        } else if ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) {
-            value = (unsigned)((c | 0x20) - 'a') + 10;
-        } else {
-            return false;
-        }
-        ret[digits / 2] = (uint8_t)(digits % 2 ? ret[digits / 2] | value : value << 4);
-        digits++;
-    }
-    return true;
-}
-
 struct drive_bitmap *model_checkpoint_by_name(struct drive *drive, struct text name,
                                               struct error *error)
 {
-    const char *at = name.bytes ? memchr(name.data, '@', name.bytes) : NULL;
-    size_t bytes = at ? (size_t)(at - name.data) : name.bytes;
-    uint8_t uuid[16];
+    struct checkpoint_ref ref;
     struct error why = {""};
 
-    if (name_check(NAME_BITMAP, name.data, bytes, &why) < 0) {
+    if (checkpoint_ref_parse(name.data, name.bytes, &ref, &why) < 0) {
         error_set(error, -ENOENT, "no such checkpoint: %s", why.text);
         return NULL;
     }
-    if (at && !uuid_parse(at + 1, name.bytes - bytes - 1, uuid)) {
-        error_set(error, -ENOENT, "no such checkpoint: what follows '%.*s@' is no UUID", (int)bytes,
-                  name.data);
-        return NULL;
-    }
+    size_t bytes = ref.name_bytes;
     struct drive_bitmap *bitmap;
     TAILQ_FOREACH (bitmap, &drive->history, in_history) {
         if (strlen(bitmap->name) == bytes && memcmp(bitmap->name, name.data, bytes) == 0) {
@@ -202,7 +163,7 @@ struct drive_bitmap *model_checkpoint_by_name(struct drive *drive, struct text n
     if (!bitmap) {
         error_set(error, -ENOENT, "drive '%s' has no checkpoint named '%.*s'", drive->name,
                   (int)bytes, name.data);
-    } else if (at && memcmp(bitmap->checkpoint->uuid, uuid, sizeof uuid) != 0) {
+    } else if (ref.has_uuid && memcmp(bitmap->checkpoint->uuid, ref.uuid, sizeof ref.uuid) != 0) {
         error_set(error, -ENOENT, "checkpoint '%s' of drive '%s' is another one by now than '%.*s'",
                   bitmap->name, drive->name, (int)name.bytes, name.data);
         return NULL;

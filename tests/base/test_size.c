@@ -128,7 +128,8 @@ static void test_span(void **state)
         {"1us", -EINVAL, 0},
         {"1S", -EINVAL, 0},
         {"1sec", -EINVAL, 0},
-        {"1d", -EINVAL, 0},
+        {"1d", 0, 86400 * UINT64_C(1000000000)},
+        {"1w", -EINVAL, 0},
         {"1h30min", -EINVAL, 0},
         {"0x5", -EINVAL, 0},
     };
