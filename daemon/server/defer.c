@@ -8,8 +8,9 @@
  * it; when what was missing is there, the request is handled again from the beginning.
  *
  * A path is looked at on libuv's pool, never on the loop.  It may hang for ever, with a thread of
- * the pool; so only few are looked at at a time, and nobody waits for one longer than PROBE_MS:
- * then it counts as one that cannot be looked at.
+ * the pool; so nobody waits for one longer than PROBE_MS: then it counts as one that cannot be
+ * looked at.  While it hangs it is not looked at again, so that a drive takes one thread at most,
+ * and not all threads are ever given to paths.
  */
 #include "daemon/server/internal.h"
 
@@ -19,7 +20,7 @@
 #include <string.h>
 
 #define PROBE_MS     5000u
-#define PROBES_MAX   2u    /* at a time: half of libuv's pool */
+#define PROBES_MAX   (SERVER_POOL_THREADS - 4u)
 #define ROUNDS_MAX   4096u /* of one request; what it needs changes under it */
 #define BOOT_ID_SIZE 37
 
@@ -29,6 +30,7 @@ struct probe {
     struct server *server;     /* NULL: gone */
     struct deferral *deferral; /* NULL: nobody waits any more */
     bool running;
+    bool hangs; /* it was waited for in vain */
     char *path;
     char boot_id[BOOT_ID_SIZE];
     struct drive_probe result;
@@ -144,6 +146,7 @@ static void patience_over(uv_timer_t *timer)
         mine->r = error_set(&mine->error, -ETIMEDOUT, "'%.200s' did not answer within %u seconds",
                             probe->path, PROBE_MS / 1000);
     }
+    probe->hangs = true;
     probe_abandon(probe);
     deferral->probe = mine;
     deferral->looked = mine != NULL;
@@ -163,6 +166,18 @@ static void format_boot_id(const uint8_t id[16], char ret[BOOT_ID_SIZE])
         ret[at++] = digits[id[i] & 15];
     }
     ret[at] = '\0';
+}
+
+static bool path_hangs(const struct server *server, const char *path)
+{
+    const struct probe *probe;
+
+    TAILQ_FOREACH (probe, &server->probes, entry) {
+        if (probe->hangs && strcmp(probe->path, path) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static int probe_begin(struct deferral *deferral, const char *path)
@@ -186,9 +201,12 @@ static int probe_begin(struct deferral *deferral, const char *path)
     }
     deferral->probe = probe;
     deferral->looked = false;
+    bool hangs = path_hangs(server, path);
     TAILQ_INSERT_TAIL(&server->probes, probe, entry);
-    start_probes(server);
-    (void)uv_timer_start(&deferral->patience, patience_over, PROBE_MS, 0);
+    if (!hangs) {
+        start_probes(server);
+    }
+    (void)uv_timer_start(&deferral->patience, patience_over, hangs ? 0 : PROBE_MS, 0);
     return 0;
 }
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Checkpoints, transactions and drives' paths, in conversations with the daemon."""
 
+import ctypes
 import os
 import random
 import struct
-import subprocess
-import threading
 import time
 import uuid
 
@@ -340,6 +339,42 @@ def evidence():
         assert "no path" in client.since("nopath", "c")[0]["untracked"]
 
 
+def paths_that_hang():
+    libc = ctypes.CDLL(None, use_errno=True)
+    # FAN_CLASS_CONTENT | FAN_CLOEXEC; then FAN_MARK_ADD, FAN_OPEN_PERM: opening waits for us.
+    guard = libc.fanotify_init(5, os.O_RDONLY)
+    if guard < 0:
+        assert os.environ.get("CI") != "true", "fanotify needs root"
+        print("no fanotify: skipped")
+        return
+    with Daemon() as daemon:
+        client, others = daemon.client(), daemon.client()
+        for name in ["hung", "well"]:
+            with open(os.path.join(daemon.directory, name), "wb") as file:
+                file.truncate(MIB)
+            add(client, name, 0, path=file.name)
+            create(client, "a", name)
+        path = os.path.join(daemon.directory, "hung")
+        assert libc.fanotify_mark(guard, 1, ctypes.c_uint64(0x10000), -100, path.encode()) == 0
+        try:
+            started = time.monotonic()
+            client.request(ATTACH, attach("hung", "w"))
+            others.must(ATTACH, attach("well", "w"))
+            assert "untracked" in drive_info(others.must(DRIVE_SHOW, text("hung")))
+            assert client.reply()[2] == OK
+            waited = time.monotonic() - started
+            assert waited > 4, waited
+            head, _ = client.since("hung", "a")
+            assert head["validity"] == EXACT and "looked at" in head["untracked"], head
+            # It is not waited for again.
+            for i in range(20):
+                others.must(ATTACH, attach("hung", "v")) if i == 0 else None
+                assert client.call(ATTACH, attach("hung", "v"))[0] == BUSY
+            assert time.monotonic() - started < waited + 60
+        finally:
+            os.close(guard)  # lets the open go on
+
+
 def unproven_is_unknown():
     with Daemon("identity: {on_unproven: unknown}\n") as daemon:
         client = daemon.client()
@@ -434,5 +469,5 @@ def maps_while_marks_go_on():
 
 
 run([maps_between_checkpoints, all_drives_or_none, restarts_and_eviction, requests_in_order,
-     transactions, evidence, unproven_is_unknown, writers_that_go_on, retention,
+     transactions, evidence, paths_that_hang, unproven_is_unknown, writers_that_go_on, retention,
      maps_while_marks_go_on])
