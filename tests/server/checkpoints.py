@@ -2,9 +2,12 @@
 """Checkpoints, transactions and drives' paths, in conversations with the daemon."""
 
 import ctypes
+import json
 import os
 import random
 import struct
+import subprocess
+import threading
 import time
 import uuid
 
@@ -426,6 +429,62 @@ def writers_that_go_on():
         assert client.since("d", "e")[0]["validity"] == EXACT
 
 
+def bitmapctl(daemon, *words):
+    result = subprocess.run([os.environ["BITMAPCTL"], "-s", daemon.socket, *words],
+                            capture_output=True, text=True)
+    return result.returncode, result.stdout, result.stderr
+
+
+def verified_while_it_is_written():
+    with Daemon("defaults: {granularity: 512}\n") as daemon:
+        client = daemon.client()
+        path, copy = (os.path.join(daemon.directory, name) for name in ("drive", "copy"))
+        size = 80 * MIB
+        for name in (path, copy):
+            with open(name, "wb") as file:
+                file.truncate(size)
+        drive = add(client, "d", 0, path=path)
+        client.must(ATTACH, attach("d", "w"))
+        create(client, "a", "d")
+        stop, generator = threading.Event(), random.Random(3)
+
+        def write():
+            with open(path, "r+b") as file:
+                while not stop.is_set():
+                    offset = generator.randrange(size)
+                    client.must(MARK, mark(drive, [(offset, 1)]))
+                    file.seek(offset)
+                    file.write(b"x")
+                    file.flush()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for _ in range(4):
+                code, output, error = bitmapctl(daemon, "verify", "d", "--since", "a", "--against",
+                                                copy)
+                assert code == 0, (code, output, error)
+        finally:
+            stop.set()
+            thread.join()
+        # More than fit beside one map, none of them marked; then some of them are.
+        with open(path, "r+b") as file:
+            for i in range(0, size, 1024):
+                file.seek(i)
+                file.write(b"y")
+        create(client, "b", "d")
+        code, output, _ = bitmapctl(daemon, "-o", "json", "verify", "d", "--since", "b",
+                                    "--against", copy)
+        found = json.loads(output)
+        assert code == 8 and found["missed_count"] >= size // 1024, (code, found["missed_count"])
+        assert len(found["missed"]) > 65536
+        client.must(MARK, mark(drive, [(0, size - 1024)]))
+        code, output, _ = bitmapctl(daemon, "-o", "json", "verify", "d", "--since", "b",
+                                    "--against", copy)
+        found = json.loads(output)
+        assert code == 8 and found["missed"] == [{"offset": size - 1024, "length": 512}], found
+
+
 def retention():
     with Daemon("retention: {count: 3}\n") as daemon:
         client = daemon.client()
@@ -469,5 +528,6 @@ def maps_while_marks_go_on():
 
 
 run([maps_between_checkpoints, all_drives_or_none, restarts_and_eviction, requests_in_order,
-     transactions, evidence, paths_that_hang, unproven_is_unknown, writers_that_go_on, retention,
+     transactions, evidence, paths_that_hang, unproven_is_unknown, writers_that_go_on,
+     verified_while_it_is_written, retention,
      maps_while_marks_go_on])
