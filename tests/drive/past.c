@@ -222,12 +222,17 @@ void past_crash_begin(struct harness *harness)
     shell("cp -r %s %s.crashed", harness->directory);
 }
 
-void past_crash_end(struct harness *harness)
+void past_crash_take(struct harness *harness)
 {
-    assert_int_equal(harness_close(harness), 0);
     shell("cat %s.crashed/bitmaps.qcow2 > %s/bitmaps.qcow2 && rm -f %s/journal.* && "
           "cp %s.crashed/journal.* %s && rm -r %s.crashed",
           harness->directory);
+}
+
+void past_crash_end(struct harness *harness)
+{
+    assert_int_equal(harness_close(harness), 0);
+    past_crash_take(harness);
     harness_open(harness);
 }
 

@@ -41,7 +41,8 @@ void past_restart(struct harness *harness);
  */
 void past_crash_begin(struct harness *harness);
 void past_crash_end(struct harness *harness);
-void past_crash(struct harness *harness); /* both */
+void past_crash_take(struct harness *harness); /* of these the second, of a model that is closed */
+void past_crash(struct harness *harness);      /* both */
 
 /* Another boot of the host, from the next start on. */
 void past_reboot(struct harness *harness);
