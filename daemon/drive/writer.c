@@ -138,6 +138,7 @@ static int commit_about(struct model *model, enum record_type type, struct write
                             .writer = writer,
                             .name = {writer->token, (uint32_t)strlen(writer->token)},
                             .evidence = evidence,
+                            .continues = type == RECORD_RESUME && writer->will_continue,
                             .peer = peer};
 
     int r = model_commit(model, &record, error);
