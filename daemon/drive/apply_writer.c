@@ -64,6 +64,7 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
         writer_lose_track(drive, writer, record->sequence);
         writer->resuming = true;
         writer->rebooted = false;
+        writer->went_on = writer->continues;
     } else {
         writer = STEAL(prepared->new_writer);
         drive_add_writer(drive, writer);
@@ -71,7 +72,7 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
     writer->connected = true;
     writer->will_continue = record->continues;
     /* What it wrote while it was away may still be on its way until it resumes. */
-    writer->continues = record->continues || (writer->resuming && writer->continues);
+    writer->continues = record->continues || writer->went_on;
     /* It has been held against what is there; from now on it would prove nothing. */
     free(drive->evidence);
     drive->evidence = NULL;
@@ -94,6 +95,7 @@ void apply_resume(struct model *model, const struct record *record, struct prepa
 {
     (void)model;
     prepared->writer->resuming = false;
+    prepared->writer->went_on = false;
     prepared->writer->continues = record->continues;
     writer_forget_carried(prepared->writer);
 }

@@ -166,6 +166,7 @@ struct writer {
     bool unaccounted;   /* it may have unsettled writes that nobody here knows */
     bool continues;     /* it may go on without us: to lose it is to lose track of the drive */
     bool will_continue; /* what it said when it attached, which counts when it has resumed */
+    bool went_on;       /* resuming, and it has gone on while it was away */
     bool rebooted;      /* lost, and the host has been down since: it writes nothing any more */
     /* Marks of this connection by rising id; those before @head are settled. */
     struct unsettled_mark *marks;

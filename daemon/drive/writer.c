@@ -87,7 +87,7 @@ bool drive_is_doubtful(const struct drive *drive)
 {
     const struct writer *writer;
     TAILQ_FOREACH (writer, &drive->writers, entry) {
-        if (writer->continues && (!writer->connected || writer->resuming)) {
+        if (writer->connected ? writer->went_on : writer->continues) {
             return true;
         }
     }
