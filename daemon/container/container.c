@@ -276,8 +276,6 @@ int container_bitmap_read(struct container *c, uint32_t index, uint32_t l1_index
     uint64_t offset = (uint64_t)cluster << c->header.cluster_bits;
     r = file_read(c->file, buffer, cluster_bytes(c), offset);
     if (r < 0) {
-        entry_damage(e, "cluster of bits %" PRIu32 " at offset %" PRIu64 " cannot be read",
-                     l1_index, offset);
         return error_set_errno(
             error, r, "bitmap \"%s\": cannot read its cluster %" PRIu32 " at offset %" PRIu64,
             e->name, l1_index, offset);
