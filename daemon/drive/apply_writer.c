@@ -60,8 +60,6 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
     struct drive *drive = prepared->drive;
     struct writer *writer = prepared->writer;
     if (writer) {
-        /* Again, for a replay: that it was lost could not be recorded if the journal was full. */
-        writer_lose_track(drive, writer, record->sequence);
         writer->resuming = true;
         writer->rebooted = false;
         writer->went_on = writer->continues;

@@ -77,6 +77,7 @@ struct model {
     struct writeback *writeback;
     struct journaling *journaling;
     struct journal_id instance; /* of the journal that the next commit names */
+    bool unrecorded;            /* a verdict on a drive, see there */
     bool replaying;             /* records come from a journal: limits and unsettled marks rest */
     struct history *history;
     struct uuid boot_id;

@@ -268,10 +268,13 @@ void writer_lost(struct model *model, struct writer *writer)
         }
     }
     if (commit_about(model, RECORD_LOST, writer, NULL, nothing, NULL, NULL) < 0) {
-        /* No room for the record.  A crash makes it a lost writer too, and so does its return. */
+        /* No room for the record; a crash makes it a lost writer too. */
         writer->connected = false;
         writer->resuming = false;
-        writer_lose_track(drive, writer, model->sequence);
+        if (writer->continues) {
+            writer_lose_track(drive, writer, model->sequence);
+            drive->unrecorded = model->unrecorded = true;
+        }
     }
 }
 
