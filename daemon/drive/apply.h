@@ -100,6 +100,8 @@ struct record_names {
 void record_note(struct model *model, const struct record *record,
                  const struct record_names *names);
 void prepared_deinit(struct prepared *prepared);
+/* What could not be recorded before; -errno: nor can anything else be now. */
+int record_verdicts(struct model *model, struct error *error);
 /* Takes back what a part of a transaction did. */
 void record_undo_part(struct model *model, enum record_type type, struct prepared *prepared);
 /* Prepares and applies a part of a transaction under the transaction's sequence. */

@@ -108,6 +108,7 @@ struct drive {
     uint32_t checkpoints_count;
     uint32_t recording_count;
     uint64_t marked;   /* sequence of the last mark */
+    bool unrecorded;   /* that it is distrusted: there was no room; it is the next record's turn */
     uint32_t ungapped; /* neither recording nor with a gap yet: the next mark makes one */
     struct writer_list writers;
     uint32_t writers_count;

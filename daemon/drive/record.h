@@ -96,7 +96,7 @@ struct record {
     uint8_t uuid[16];         /* CHECKPOINT_CREATE */
     uint64_t created_ns;      /* CHECKPOINT_CREATE: CLOCK_REALTIME */
     enum untracked untracked; /* DRIVE_UNPROVEN; of what begins to record: set by prepare() */
-    bool continues;           /* ATTACH: it may go on without us */
+    bool continues;           /* ATTACH, RESUME: it may go on without us */
     bool returning;           /* ATTACH: it was not away, only its connection */
     uint32_t granularity;
     enum durability durability; /* 0: keep (DRIVE_SET) */

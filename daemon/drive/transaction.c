@@ -47,6 +47,10 @@ static void transaction_free(struct transaction *transaction)
 int model_transaction_begin(struct model *model, struct error *error)
 {
     assert(!model->transaction);
+    int r = record_verdicts(model, error);
+    if (r < 0) {
+        return r;
+    }
     model->transaction = calloc(1, sizeof *model->transaction);
     if (!model->transaction) {
         return record_no_memory(error);
