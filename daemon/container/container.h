@@ -54,7 +54,7 @@ struct container_txn;
 #define CONTAINER_GRANULARITY_MIN          UINT32_C(512)
 #define CONTAINER_GRANULARITY_MAX          (UINT32_C(1) << 31)
 #define CONTAINER_BITMAP_BYTES_MAX         (UINT64_C(512) << 20) /* of one bitmap's bits */
-#define CONTAINER_STATE_BYTES_MAX          (UINT64_C(64) << 20)  /* of the opaque payload */
+#define CONTAINER_STATE_BYTES_MAX          (UINT64_C(256) << 20) /* of the opaque payload */
 
 struct uuid {
     uint8_t bytes[16];

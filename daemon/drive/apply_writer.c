@@ -130,7 +130,9 @@ static void fence(const struct model *model, struct drive *drive, struct writer 
                   uint64_t sequence)
 {
     /* What a connected one writes from here on nobody marks. */
-    writer_lose_track(drive, writer, sequence);
+    if (!writer->rebooted || writer->connected) {
+        writer_lose_track(drive, writer, sequence);
+    }
     drive_remove_writer(drive, writer);
     if (writer->connected && !model->replaying) {
         /* Its connection finds out at its next request, and frees it. */

@@ -231,7 +231,8 @@ void retention_abandon(struct retention *retention);
 int state_encode(struct model *model, uint8_t **ret_payload, size_t *ret_bytes);
 /*
  * Rebuilds drives, bitmaps (all clean, not stored), writers and requests in an
- * empty model.  -EBADMSG with words leaves the model in a state to be freed.
+ * empty model.  -EBADMSG, or -ENOTSUP for a newer version, with words leaves the model in a state
+ * to be freed.
  */
 int state_decode(struct model *model, const uint8_t *payload, size_t bytes, struct error *error);
 

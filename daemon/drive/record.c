@@ -261,7 +261,7 @@ static const struct record_kind {
     [RECORD_RESUME] = {"resume", record_find_writer, apply_resume, NULL, true},
     [RECORD_DETACH] = {"detach", prepare_detach, apply_detach, NULL, true},
     [RECORD_FENCE] = {"fence", prepare_fence, apply_fence, NULL, true},
-    [RECORD_DRIVE_DISTRUST] = {"drive-distrust", record_find_drive, apply_drive_distrust, NULL,
+    [RECORD_DRIVE_DISTRUST] = {"drive-distrust", prepare_drive_distrust, apply_drive_distrust, NULL,
                                true},
     [RECORD_CHECKPOINT_CREATE] = {"checkpoint-create", prepare_checkpoint_create,
                                   apply_checkpoint_create, undo_checkpoint_create, true},

@@ -343,6 +343,83 @@ def evidence():
         assert "no path" in client.since("nopath", "c")[0]["untracked"]
 
 
+def nothing_is_frozen_unseen():
+    """A write past the daemon is found before what has missed it stops recording."""
+    with Daemon() as daemon:
+        client = daemon.client()
+        path = os.path.join(daemon.directory, "drive")
+        with open(path, "wb") as file:
+            file.truncate(MIB)
+        drive = add(client, "d", 0, path=path)
+        create(client, "c1", "d")
+        for name in "abc":
+            client.must(BITMAP_CREATE, bitmap_create("d/" + name))
+
+        def validity(name):
+            return bitmap_info(client.must(BITMAP_SHOW, text("d/" + name)))["validity"]
+
+        def write():
+            time.sleep(0.02)
+            with open(path, "r+b") as file:
+                file.write(b"x")
+
+        write()
+        client.must(BITMAP_DISABLE, change("d/a"))
+        assert validity("a") == validity("b") == UNKNOWN
+        # What begins after the verdict is not blamed for what was before it.
+        create(client, "c2", "d")
+        assert client.since("d", "c1", "c2")[0]["validity"] == UNKNOWN
+        assert since(client, "d", "c2") == set()
+        client.must(BITMAP_CLEAR, bitmap_range("d/b", 0, 0, 4))
+        client.must(ATTACH, attach("d", "w"))
+        assert since(client, "d", "c2") == set() and validity("b") == EXACT
+        client.must(DETACH, struct.pack("<Q", drive))
+
+        write()
+        create(client, "c3", "d")
+        assert client.since("d", "c2", "c3")[0]["validity"] == UNKNOWN
+        assert since(client, "d", "c3") == set()
+        write()
+        client.must(TRANSACTION, transaction([(CHECKPOINT_CREATE, checkpoint_create("c4", ["d"]))]))
+        assert client.since("d", "c3", "c4")[0]["validity"] == UNKNOWN
+        client.must(BITMAP_CLEAR, bitmap_range("d/b", 0, 0, 4))
+        write()
+        touch(client, drive, 1)
+        assert validity("b") == UNKNOWN
+        assert client.since("d", "c4")[0]["validity"] == UNKNOWN
+        # A mark is somebody's writing: nothing is left to compare with.
+        create(client, "c5", "d")
+        touch(client, drive, 2)
+        head, _ = client.since("d", "c5")
+        assert head["validity"] == EXACT and "evidence" in head["untracked"], head
+
+        # Many drives in one checkpoint are each looked at.
+        names = []
+        for i in range(40):
+            with open("%s%d" % (path, i), "wb") as file:
+                file.truncate(MIB)
+            names.append("m%d" % i)
+            add(client, names[-1], 0, path=file.name)
+        create(client, "one", *names)
+        time.sleep(0.02)
+        with open(path + "7", "r+b") as file:
+            file.write(b"x")
+        create(client, "two", *names)
+        for i, name in enumerate(names):
+            expected = UNKNOWN if i == 7 else EXACT
+            assert client.since(name, "one", "two")[0]["validity"] == expected, name
+
+        # The peer may hang up as soon as it has asked.
+        client.must(ATTACH, attach("m0", "w"))
+        ident = drive_info(client.must(DRIVE_SHOW, text("m0")))["id"]
+        client.request(DETACH, struct.pack("<Q", ident))
+        client.socket.shutdown(1)
+        assert client.reply()[2] == OK
+        client = daemon.client()
+        info = drive_info(client.must(DRIVE_SHOW, text("m0")))
+        assert info["lost_writers"] == info["writers"] == 0, info
+
+
 def paths_that_hang():
     libc = ctypes.CDLL(None, use_errno=True)
     # FAN_CLASS_CONTENT | FAN_CLOEXEC; then FAN_MARK_ADD, FAN_OPEN_PERM: opening waits for us.
@@ -487,6 +564,13 @@ def verified_while_it_is_written():
 
 
 def retention():
+    with Daemon("retention: {count: 1}\n") as daemon:
+        client = daemon.client()
+        add(client, "d")
+        for i in range(3):
+            create(client, "c%d" % i, "d")
+        assert since(client, "d", "c1") == set()
+        assert [c["name"] for c in client.checkpoints()] == ["c1", "c2"]
     with Daemon("retention: {count: 3}\n") as daemon:
         client = daemon.client()
         drive = add(client, "d")
@@ -548,6 +632,6 @@ def maps_while_marks_go_on():
 
 
 run([maps_between_checkpoints, all_drives_or_none, restarts_and_eviction, requests_in_order,
-     transactions, evidence, paths_that_hang, unproven_is_unknown, writers_that_go_on,
+     transactions, evidence, nothing_is_frozen_unseen, paths_that_hang, unproven_is_unknown, writers_that_go_on,
      verified_while_it_is_written, retention,
      maps_while_marks_go_on])
