@@ -121,8 +121,8 @@ static int commit_unproven(struct model *model, struct drive *drive, enum untrac
                : model_commit(model, &record, error);
 }
 
-int drive_compare_evidence(struct model *model, struct drive *drive,
-                           const struct drive_sight *sight, struct error *error)
+static int compare(struct model *model, struct drive *drive, const struct drive_sight *sight,
+                   bool renew, struct error *error)
 {
     static const struct text none;
     char then[MODEL_IDENTITY_BYTES_MAX + 1], now[MODEL_IDENTITY_BYTES_MAX + 1];
@@ -134,11 +134,12 @@ int drive_compare_evidence(struct model *model, struct drive *drive,
                    ? commit_unproven(model, drive, UNTRACKED_LOST_WRITER, none, error)
                    : 0;
     }
+    struct text renewed = renew && sight->seen ? sight->evidence : none;
     if (!sight->seen) {
         return commit_unproven(model, drive, UNTRACKED_HIDDEN, none, error);
     }
     if (!drive->evidence) {
-        return commit_unproven(model, drive, UNTRACKED_NO_EVIDENCE, sight->evidence, error);
+        return commit_unproven(model, drive, UNTRACKED_NO_EVIDENCE, renewed, error);
     }
     (void)snprintf(then, sizeof then, "%s", drive->evidence);
     (void)snprintf(now, sizeof now, "%.*s", (int)sight->evidence.bytes,
@@ -147,12 +148,18 @@ int drive_compare_evidence(struct model *model, struct drive *drive,
     case EVIDENCE_EQUAL:
         return 0;
     case EVIDENCE_INCOMPARABLE:
-        return commit_unproven(model, drive, UNTRACKED_INCOMPARABLE, sight->evidence, error);
+        return commit_unproven(model, drive, UNTRACKED_INCOMPARABLE, renewed, error);
     case EVIDENCE_WRITTEN:
         break;
     }
     (void)snprintf(reason, sizeof reason, "it was written while no writer was attached: %s", why);
-    return commit_unknown(model, drive, reason, sight->evidence, error);
+    return commit_unknown(model, drive, reason, renewed, error);
+}
+
+int drive_compare_evidence(struct model *model, struct drive *drive,
+                           const struct drive_sight *sight, struct error *error)
+{
+    return compare(model, drive, sight, true, error);
 }
 
 static int check_identity(const struct drive *drive, const struct drive_sight *sight,
@@ -203,7 +210,7 @@ int writer_attach(struct model *model, struct drive *drive, const struct writer_
     if (how->sight) {
         r = check_identity(drive, how->sight, error);
         if (r == 0 && drive->writers_count == 0) {
-            r = drive_compare_evidence(model, drive, how->sight, error);
+            r = compare(model, drive, how->sight, false, error); /* it is void in any case */
         } else if (r == 0 && !how->returning && !drive_is_watched(drive)) {
             r = commit_unproven(model, drive, UNTRACKED_LOST_WRITER, (struct text){NULL, 0}, error);
         }

@@ -296,7 +296,7 @@ static void state_bytes(void **state)
     options.state = payload;
     bench_begin(&b, 16);
     int r = container_commit(b.t, &options, NULL, &e);
-    assert_refused(&b, r, -EFBIG, &e, "found 67108865 bytes, expected at most 67108864");
+    assert_refused(&b, r, -EFBIG, &e, "found 268435457 bytes, expected at most 268435456");
     options.state_bytes--;
     OK(container_commit(b.t, &options, NULL, &e), e);
     container_close(b.c);
@@ -315,7 +315,7 @@ static void state_bytes(void **state)
     layout_seal(image, size);
     b.c = test_open(b.disk, 0);
     container_get_info(b.c, &info);
-    assert_non_null(strstr(info.state_damage, "found 67108865, expected at most 67108864"));
+    assert_non_null(strstr(info.state_damage, "found 268435457, expected at most 268435456"));
     bench_end(&b);
     test_free(payload);
 }

@@ -223,8 +223,12 @@ static void without_evidence(void **state)
 {
     struct harness *harness = *state;
     past_detach(harness, attach(harness, EVIDENCE), "");
-    /* Until somebody attaches nothing that has begun is concerned; what begins now is. */
-    check_untracked(harness, UNTRACKED_RULED_OUT);
+    /* Answers tell of it at once, and when somebody attaches it is kept. */
+    struct model_union map;
+    assert_int_equal(past_find(harness, "d", "c1")->untracked, UNTRACKED_RULED_OUT);
+    assert_int_equal(past_union(harness, "d", "c0", NULL, &map), 0);
+    assert_int_equal(map.untracked, UNTRACKED_NO_EVIDENCE);
+    bitmap_free(map.bits);
     assert_int_equal(drive_untracked(harness_drive(harness, "d")), UNTRACKED_NO_EVIDENCE);
     past_detach(harness, attach(harness, EVIDENCE), "");
     IN_EVERY_LIFE(harness, check_untracked(harness, UNTRACKED_NO_EVIDENCE));
