@@ -64,8 +64,8 @@ void world_refuse(struct world *world, const char *what, int r, const struct err
 /* ---- bitmaps.c: operations; the note_ functions tell the shadow what was done ---- */
 
 bool bitmap_can_be_made(const struct world *world, unsigned d, unsigned b);
-void bitmap_create_record(struct world *world, unsigned d, unsigned b, bool disabled,
-                          char name[8], struct record *ret);
+void bitmap_create_record(struct world *world, unsigned d, unsigned b, bool disabled, char name[8],
+                          struct record *ret);
 void note_create(struct world *world, unsigned d, unsigned b, bool disabled, uint64_t sequence);
 void note_delete(struct world *world, unsigned d, unsigned b, uint64_t sequence);
 /* @last < @first: all. */

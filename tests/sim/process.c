@@ -40,7 +40,9 @@ void process_init(struct process *process, struct simdir *dir, uint32_t cluster_
                 .drives_max = 10,
                 .bitmaps_max = 100,
                 /* Nothing, a bitmap or two, everything. */
-                .cache_max = cache == 0 ? 0 : cache == 1 ? 1500 : 1 << 20,
+                .cache_max = cache == 0   ? 0
+                             : cache == 1 ? 1500
+                                          : 1 << 20,
                 .retention_count = retention == 0 ? 4 : 0,
                 .unsettled_max = 1000,
             },

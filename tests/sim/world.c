@@ -4,6 +4,8 @@
  */
 #include "tests/sim/internal.h"
 
+#include "daemon/drive/journaling.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -229,6 +231,10 @@ void world_issue(struct world *world)
         break;
     case 2:
     case 3:
+        if (spot_now(&world->shadows[d][b].unknown)) {
+            world_clear(world, d, b, 1, 0);
+            break;
+        }
         world_clear(world, d, b, first, first + (unsigned)world_below(world, SPOTS - first));
         break;
     case 4:
@@ -330,6 +336,14 @@ void world_run(struct world *world, unsigned operations)
     }
 }
 
+bool world_is_journaled(const struct world *world)
+{
+    const struct journaling *journaling = world->process.model->journaling;
+
+    return journaling_durable(journaling) >= world->acked_durable &&
+           journaling_written(journaling) >= world->acked_written;
+}
+
 void world_init(struct world *world, uint32_t cluster_bits, uint64_t seed)
 {
     memset(world, 0, sizeof *world);
@@ -337,6 +351,7 @@ void world_init(struct world *world, uint32_t cluster_bits, uint64_t seed)
     TAILQ_INIT(&world->maps);
     TAILQ_INIT(&world->fetches);
     process_init(&world->process, simdir_new(seed), cluster_bits, seed);
+    world->may_continue = world_below(world, 4) == 0;
 }
 
 static void leave(struct world *world)

@@ -37,7 +37,7 @@
 #define DRIVE_BYTES     (SPOTS * SPOT_STRIDE)
 #define TAIL_BYTES      ((UINT64_C(2) << 20) + 700u)
 #define EVENTS_MAX      64u
-#define CHECKPOINTS     24u /* of a drive, with those whose deletion is not acknowledged yet */
+#define CHECKPOINTS     16u /* of a drive, with those whose deletion is not acknowledged yet */
 #define OUTSTANDING_MAX 12u
 
 struct spot_event {
@@ -110,7 +110,8 @@ struct world {
     bool unaccounted;      /* … it may have unsettled marks from before a crash */
     bool rebooted;         /* … which was one of the host, and it has not come back */
     bool doubtful;         /* … it writes without marks */
-    bool will_continue;    /* … what it said last */
+    bool will_continue;    /* … what it said last, */
+    bool may_continue;     /* … which is not the same in every world */
     struct spot continues; /* … that it goes on without us when it is lost */
     bool unsettled[SPOTS]; /* its marks */
     bool lost[SPOTS];      /* those of connections that were lost, */
@@ -182,6 +183,8 @@ void world_settle(struct world *world);
 void world_recover(struct world *world);
 /* Operations at random, among everybody's steps. */
 void world_run(struct world *world, unsigned operations);
+/* All that was acknowledged is in the journal, too. */
+bool world_is_journaled(const struct world *world);
 /* Retention may have done something by itself. */
 void world_notice(struct world *world);
 

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Maps of what was written since a checkpoint, while everything goes on: the answer is of the
+ * moment it was asked for.
+ */
+#include "tests/sim/internal.h"
+
+#include <stdlib.h>
+
+struct client_map {
+    struct model_union request; /* first */
+    struct world *world;
+    bool dirty[PLACES];
+    bool unknown; /* … it has to be */
+    TAILQ_ENTRY(client_map) entry;
+};
+
+static void check(const struct client_map *map)
+{
+    const struct model_union *request = &map->request;
+    const struct bitmap *bits = request->bits;
+
+    assert_non_null(bits);
+    assert_int_equal(bitmap_size_bytes(bits), request->size);
+    assert_int_equal(bitmap_granularity(bits), request->granularity);
+    if (request->validity == VALIDITY_UNKNOWN) {
+        assert_true(request->reason[0] != '\0');
+        assert_int_equal(bitmap_count(bits), bitmap_granules(bits));
+        return;
+    }
+    assert_false(map->unknown);
+    for (unsigned s = 0; s < PLACES; s++) {
+        bool dirty = place_dirty(bits, s);
+        if (map->dirty[s] && !dirty) {
+            fail_msg("a map lacks a mark (spot %u)", s);
+        }
+        if (dirty && !map->dirty[s] && request->validity == VALIDITY_EXACT) {
+            fail_msg("an exact map is dirty without a mark (spot %u)", s);
+        }
+    }
+    if (request->validity == VALIDITY_EXACT && has_stray_bits(bits)) {
+        fail_msg("an exact map has stray bits");
+    }
+}
+
+static void map_end(struct client_map *map)
+{
+    map->world->outstanding--;
+    TAILQ_REMOVE(&map->world->maps, map, entry);
+    free(map);
+}
+
+static void map_done(struct model_union *request, int r, const struct error *error)
+{
+    struct client_map *map = (struct client_map *)request;
+
+    if (r < 0) {
+        assert_true(map->world->faults || simdir_stopped(map->world->process.dir));
+        assert_true(error->text[0] != '\0');
+        world_deeds[DEED_FAILED_READ]++;
+    } else {
+        check(map);
+        bitmap_free(request->bits);
+        world_deeds[DEED_MAP]++;
+    }
+    map_end(map);
+}
+
+/* What happened between the two, as asked for. */
+static void expect(struct client_map *map, unsigned d, const struct drive_bitmap *since,
+                   const struct drive_bitmap *until)
+{
+    struct history_shadow *history = &map->world->histories[d];
+    const struct prefix now = {.low = UINT64_MAX, .high = UINT64_MAX};
+    uint64_t end = until ? until->checkpoint->sequence : UINT64_MAX;
+    bool may;
+
+    for (unsigned s = 0; s < SPOTS; s++) {
+        marks_look(&history->marks[s], &now, since->checkpoint->sequence, end, &map->dirty[s],
+                   &may);
+    }
+    for (; since != until; since = TAILQ_NEXT(since, in_history)) {
+        const struct checkpoint_shadow *checkpoint = history_find(history, since->checkpoint->uuid);
+        assert_non_null(checkpoint);
+        map->dirty[TAIL] |= spot_now(&checkpoint->tail);
+        map->unknown |= spot_now(&checkpoint->unknown);
+    }
+}
+
+void world_map(struct world *world, unsigned d)
+{
+    struct drive *drive = world_drive(world->process.model, d);
+    uint64_t random = simdisk_random(&world->process.random);
+    const struct drive_bitmap *since = drive ? pick_checkpoint(world, d, &random) : NULL;
+    struct error error;
+
+    if (!since) {
+        return;
+    }
+    const struct drive_bitmap *until =
+        simdisk_random(&random) % 2 ? TAILQ_NEXT(since, in_history) : NULL;
+    while (until && simdisk_random(&random) % 2) {
+        until = TAILQ_NEXT(until, in_history);
+    }
+    struct client_map *map = calloc(1, sizeof *map);
+    assert_non_null(map);
+    map->world = world;
+    map->request.done = map_done;
+    expect(map, d, since, until);
+    world->outstanding++;
+    TAILQ_INSERT_TAIL(&world->maps, map, entry);
+    assert_int_equal(model_union(world->process.model, since, until, &map->request, &error), 0);
+}
+
+void world_cancel_maps(struct world *world)
+{
+    struct client_map *map;
+
+    while ((map = TAILQ_FIRST(&world->maps))) {
+        model_union_cancel(&map->request);
+        map_end(map);
+    }
+}
