@@ -180,6 +180,7 @@ struct writer {
     TAILQ_ENTRY(writer) entry; /* drive->writers */
 };
 
+/* Of several, which only anonymous ones can be, rather one that is connected. */
 struct writer *drive_writer_by_token(struct drive *drive, struct text token);
 /* A writer that is not connected, as read at the start. */
 int writer_new_lost(struct drive *drive, struct text token, bool unaccounted, struct writer **ret);

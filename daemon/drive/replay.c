@@ -73,7 +73,8 @@ static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, 
     return 0;
 }
 
-static void lose_writers(struct model *model)
+/* @unaccounted: they may have marked since what was loaded. */
+static void lose_writers(struct model *model, bool unaccounted)
 {
     struct drive *drive;
     RB_FOREACH (drive, drives_by_id, &model->drives) {
@@ -83,8 +84,9 @@ static void lose_writers(struct model *model)
             next = TAILQ_NEXT(writer, entry);
             writer->connected = false;
             writer->resuming = false;
-            writer->unaccounted = true;
+            writer->unaccounted |= unaccounted;
             if (writer->token[0] == '\0' && heap) {
+                heap->unaccounted |= writer->unaccounted;
                 heap->rebooted &= writer->rebooted;
                 drive_remove_writer(drive, writer);
                 writer_free(writer);
@@ -113,12 +115,13 @@ int replay_journal(struct model *model, const struct container_info *container, 
                             &found.whose, &why);
         ret->stale = found.whose.later;
         ret->foreign = found.whose.foreign;
+        lose_writers(model, false);
         return 0;
     }
     model->replaying = true;
     int r = journal_replay(&model->journal_files, &options, replay_record, &replay, &found, &why);
     model->replaying = false;
-    lose_writers(model);
+    lose_writers(model, true);
     ret->elapsed_ns = uv_hrtime() - started;
     ret->highest_seq = found.highest_seq;
     if (r < 0 && r != -EBADMSG && !distrust) {

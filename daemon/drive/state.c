@@ -14,7 +14,7 @@
  *         u32 granularity, u8 durability, + string identity, + string evidence
  *         u32 writers, then for each:
  *             string token, u8 flags (bit 0: it may have unsettled writes, bit 1: it goes on
- *             without us, bit 2: the host was down since it was lost)
+ *             without us, bit 2: the host was down since it was lost, bit 3: it is connected)
  *         u32 bitmaps, then for each:
  *             u64 id, string name, u32 granularity,
  *             u8 flags (bit 0: recording, bit 1: gap), u8 validity, string reason, + u8 untracked
@@ -24,7 +24,8 @@
  *     u32 requests, oldest first, then for each:
  *         16 bytes id, u16 record type, u64 sequence, u64 object
  *
- * Writers are stored as lost: whoever reads this has no connection to them.
+ * Writers without a token are stored one by one, since a journal tells of each that goes.  Who is
+ * connected matters to a replay only; after that, nobody is.
  * Nothing in here is believed unchecked; a payload that breaks a rule is
  * refused as a whole.
  */
@@ -40,7 +41,8 @@
 #define WRITER_UNACCOUNTED (1u << 0)
 #define WRITER_CONTINUES   (1u << 1)
 #define WRITER_REBOOTED    (1u << 2)
-#define WRITER_FLAGS       (WRITER_UNACCOUNTED | WRITER_CONTINUES | WRITER_REBOOTED)
+#define WRITER_CONNECTED   (1u << 3)
+#define WRITER_FLAGS       (WRITER_UNACCOUNTED | WRITER_CONTINUES | WRITER_REBOOTED | WRITER_CONNECTED)
 #define BITMAP_RECORDING   (1u << 0)
 #define BITMAP_GAP         (1u << 1)
 
@@ -138,21 +140,15 @@ static void encode_drive(struct encoder *encoder, struct drive *drive)
     put_string(encoder, drive->identity);
     put_string(encoder, drive->evidence);
 
-    /* Connected anonymous writers count only for what they leave. */
-    uint32_t writers = 0;
+    put_u32(encoder, drive->writers_count);
     const struct writer *writer;
     TAILQ_FOREACH (writer, &drive->writers, entry) {
-        writers += writer->token[0] || writer->unaccounted || writer_unsettled(writer) > 0;
-    }
-    put_u32(encoder, writers);
-    TAILQ_FOREACH (writer, &drive->writers, entry) {
         bool unsettled = writer->unaccounted || writer_unsettled(writer) > 0;
-        if (writer->token[0] || unsettled) {
-            put_string(encoder, writer->token);
-            put_u8(encoder, (unsettled ? WRITER_UNACCOUNTED : 0) |
-                                (writer->continues ? WRITER_CONTINUES : 0) |
-                                (writer->rebooted ? WRITER_REBOOTED : 0));
-        }
+        put_string(encoder, writer->token);
+        put_u8(encoder, (unsettled ? WRITER_UNACCOUNTED : 0) |
+                            (writer->continues ? WRITER_CONTINUES : 0) |
+                            (writer->rebooted ? WRITER_REBOOTED : 0) |
+                            (writer->connected ? WRITER_CONNECTED : 0));
     }
 
     put_u32(encoder, drive->bitmaps_count);
@@ -266,19 +262,17 @@ static int decode_writers(struct decoder *decoder, struct drive *drive, struct e
             (token.bytes && name_check(NAME_DRIVE, token.data, token.bytes, NULL) < 0)) {
             return broken(decoder, error, "a writer");
         }
-        struct writer *writer = drive_writer_by_token(drive, token);
-        if (writer) {
-            /* Several anonymous writers become one heap. */
-            writer->unaccounted |= (flags & WRITER_UNACCOUNTED) != 0;
-            writer->rebooted &= (flags & WRITER_REBOOTED) != 0;
-            continue;
+        if (token.bytes && drive_writer_by_token(drive, token)) {
+            return broken(decoder, error, "a writer that is there twice");
         }
+        struct writer *writer;
         int r = writer_new_lost(drive, token, flags & WRITER_UNACCOUNTED, &writer);
         if (r < 0) {
             return error_set(error, r, "out of memory");
         }
         writer->continues = flags & WRITER_CONTINUES;
         writer->rebooted = flags & WRITER_REBOOTED;
+        writer->connected = flags & WRITER_CONNECTED;
         drive_add_writer(drive, writer);
     }
     return 0;

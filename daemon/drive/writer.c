@@ -60,14 +60,17 @@ bool writer_is_fenced(const struct writer *writer)
 
 struct writer *drive_writer_by_token(struct drive *drive, struct text token)
 {
-    struct writer *writer;
+    struct writer *writer, *found = NULL;
     TAILQ_FOREACH (writer, &drive->writers, entry) {
         if (strlen(writer->token) == token.bytes &&
             memcmp(writer->token, token.data, token.bytes) == 0) {
-            return writer;
+            if (writer->connected) {
+                return writer;
+            }
+            found = found ? found : writer;
         }
     }
-    return NULL;
+    return found;
 }
 
 int writer_new_lost(struct drive *drive, struct text token, bool unaccounted, struct writer **ret)

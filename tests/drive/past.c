@@ -219,7 +219,8 @@ static void shell(const char *format, const char *directory)
 void past_crash_begin(struct harness *harness)
 {
     assert_int_equal(harness_wait(harness, model_sequence(harness->model), ACK_DURABLE), 0);
-    shell("cp -r %s %s.crashed", harness->directory);
+    /* Not the catalog: that is another thread's, and no answer depends on it. */
+    shell("mkdir %s.crashed && cp %s/bitmaps.qcow2 %s/journal.* %s.crashed", harness->directory);
 }
 
 void past_crash_take(struct harness *harness)
@@ -363,8 +364,7 @@ void past_image_free(struct past_image *image)
     *image = (struct past_image){0};
 }
 
-/* Lists and counters agree with each other. */
-static void check_books(struct model *model)
+void past_check_books(struct model *model)
 {
     struct drive *drive;
 
@@ -400,7 +400,7 @@ void past_image_check(struct harness *harness, const struct past_image *image)
 {
     struct past_image now;
 
-    check_books(harness->model);
+    past_check_books(harness->model);
     past_image_take(harness, &now);
     assert_int_equal(now.length, image->length);
     assert_memory_equal(now.bytes, image->bytes, image->length);

@@ -68,4 +68,7 @@ void past_image_free(struct past_image *image);
 /* Fails the test where it is not as it is now. */
 void past_image_check(struct harness *harness, const struct past_image *image);
 
+/* Lists, counters and what is sealed agree with each other. */
+void past_check_books(struct model *model);
+
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The rules of writers and their unsettled marks, one at a time. */
-#include "tests/drive/harness.h"
+#include "tests/drive/past.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -326,6 +326,90 @@ static void unsettled_marks_are_bounded(void **state)
     assert_int_equal(harness_bitmap(harness, "d/a")->validity, VALIDITY_SUPERSET);
 }
 
+static uint32_t lost_writers(struct harness *harness)
+{
+    struct drive_status status;
+    drive_get_status(harness_drive(harness, "d"), &status);
+    return status.lost_writers;
+}
+
+static void check_kept(struct harness *harness, enum validity validity, uint64_t bytes)
+{
+    struct drive_bitmap *a = harness_bitmap(harness, "d/a");
+    assert_int_equal(a->validity, VALIDITY_EXACT);
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
+    assert_int_equal(a->validity, validity);
+    assert_int_equal(drive_bitmap_dirty_bytes(a), bytes);
+}
+
+/* The container has the writers as they were then, the journal what became of them. */
+static void anonymous_writers_over_a_write_back(void **state)
+{
+    struct harness *harness = *state;
+    struct writer *one, *two;
+    struct drive *drive = harness_drive(harness, "d");
+    harness_add_bitmap(harness, "d/a", 512, false);
+
+    /* One that leaves nothing, … */
+    assert_int_equal(writer_new(harness->model, drive, &one, &harness->error), 0);
+    assert_int_equal(mark(harness, one, 0, 0, 512), 0);
+    past_flush(harness);
+    writer_lost(harness->model, one);
+    past_crash(harness);
+    check_kept(harness, VALIDITY_EXACT, 0);
+    /* … one that marks only afterwards, … */
+    drive = harness_drive(harness, "d");
+    assert_int_equal(writer_new(harness->model, drive, &one, &harness->error), 0);
+    past_flush(harness);
+    assert_int_equal(mark(harness, one, 1, 4096, 512), 0);
+    past_crash_begin(harness);
+    writer_lost(harness->model, one);
+    past_crash_end(harness);
+    check_kept(harness, VALIDITY_SUPERSET, 512);
+    past_fence(harness, "d", "");
+    assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
+    check_kept(harness, VALIDITY_EXACT, 0);
+    /* … and two, of which the one that had nothing goes. */
+    for (int first = 0; first < 2; first++) {
+        drive = harness_drive(harness, "d");
+        assert_int_equal(writer_new(harness->model, drive, &one, &harness->error), 0);
+        assert_int_equal(writer_new(harness->model, drive, &two, &harness->error), 0);
+        assert_int_equal(mark(harness, first ? two : one, 1, 8192, 512), 0);
+        past_flush(harness);
+        writer_lost(harness->model, first ? one : two);
+        past_crash_begin(harness);
+        writer_lost(harness->model, first ? two : one);
+        past_crash_end(harness);
+        check_kept(harness, VALIDITY_SUPERSET, 512);
+        past_restart(harness);
+        assert_int_equal(lost_writers(harness), 1);
+        past_fence(harness, "d", "");
+        assert_int_equal(harness_bitmap_do(harness, RECORD_BITMAP_CLEAR_ALL, "d/a"), 0);
+        check_kept(harness, VALIDITY_EXACT, 0);
+    }
+}
+
+/* Those that are lost are fenced, and one was connected when the container was written. */
+static void fencing_over_a_write_back(void **state)
+{
+    struct harness *harness = *state;
+    harness_add_bitmap(harness, "d/a", 512, false);
+    struct writer *stays = attach(harness, "stays", NULL), *goes = attach(harness, "goes", NULL);
+    assert_int_equal(mark(harness, stays, 1, 0, 512), 0);
+    writer_lost(harness->model, goes);
+    past_flush(harness);
+    past_fence(harness, "d", "");
+    past_crash_begin(harness);
+    writer_lost(harness->model, stays);
+    past_crash_end(harness);
+    assert_int_equal(lost_writers(harness), 1);
+    check_kept(harness, VALIDITY_SUPERSET, 512);
+    bool resuming;
+    stays = attach(harness, "stays", &resuming);
+    assert_true(resuming);
+    writer_lost(harness->model, stays);
+}
+
 int main(void)
 {
 #define RULE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -338,6 +422,8 @@ int main(void)
         RULE(a_writer_that_owes_nothing_leaves_no_trace),
         RULE(fenced_writers_are_refused),
         RULE(unsettled_marks_are_bounded),
+        cmocka_unit_test_setup_teardown(anonymous_writers_over_a_write_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(fencing_over_a_write_back, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
