@@ -89,7 +89,8 @@ int drive_compare_evidence(struct model *model, struct drive *drive,
                            const struct drive_sight *sight, struct error *error)
 {
     char then[MODEL_IDENTITY_BYTES_MAX + 1], now[MODEL_IDENTITY_BYTES_MAX + 1];
-    char why[120], reason[MODEL_REASON_BYTES_MAX + 1];
+    static const char written[] = "it was written while no writer was attached: ";
+    char why[MODEL_REASON_BYTES_MAX + 2 - sizeof written], reason[MODEL_REASON_BYTES_MAX + 1];
 
     if (!sight->seen) {
         return commit_unproven(model, drive, UNTRACKED_HIDDEN, error);
@@ -108,7 +109,7 @@ int drive_compare_evidence(struct model *model, struct drive *drive,
     case EVIDENCE_WRITTEN:
         break;
     }
-    (void)snprintf(reason, sizeof reason, "it was written while no writer was attached: %s", why);
+    (void)snprintf(reason, sizeof reason, "%s%s", written, why);
     return commit_unknown(model, drive, reason, error);
 }
 
