@@ -35,9 +35,7 @@ static int tracker_attach(struct tracker *tracker, bitmapd *handle, uint64_t *re
                          tracker->drive, tracker->writer, bitmapd_error(handle));
     }
     if (r == -EXDEV) {
-        return error_set(error, r,
-                         "drive %s: %s; if what stands there now is right: bitmapctl drive adopt "
-                         "%s",
+        return error_set(error, r, "drive %s: %s; if it is right: bitmapctl drive adopt %s",
                          tracker->drive, bitmapd_error(handle), tracker->drive);
     }
     if (r < 0) {
