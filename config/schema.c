@@ -179,7 +179,7 @@ const struct setting config_settings[] = {
         .type = SETTING_COUNT,
         MEMBER(retention.count),
         .initial = "0",
-        .max = 256,
+        .max = 255,
         .reloadable = true,
         .description = "checkpoints of a drive, beyond which the eldest are deleted; 0: no limit",
     },

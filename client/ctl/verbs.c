@@ -314,8 +314,7 @@ const struct verb verbs[] = {
         .summary = "prove that what differs from an earlier copy is dirty",
         .details =
             "FILE is a copy of the drive as it was at the checkpoint.  Prints every granule\n"
-            "that differs from it but is clean, and then the exit code is 8.  Nothing may\n"
-            "write to what is read meanwhile.",
+            "that differs from it but is clean, and then the exit code is 8.",
         .operands = {{OPERAND_DRIVE, "DRIVE"}},
         .operands_min = 1,
         .operands_max = 1,

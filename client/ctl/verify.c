@@ -7,9 +7,10 @@
  * waits meanwhile.  So a missed change is printed before the map is known to
  * be whole; as for `map`, text without its end is no answer.
  *
- * The map is taken before the drive is read.  A write in between differs from
- * the copy and is not in the map, so there must be none, or what is read must
- * be a snapshot that is older than the map.
+ * The map is taken before the drive is read, and the drive may be written
+ * meanwhile.  So what differs and is clean is only suspected; a second map, taken
+ * after it was read, has every write that was marked by then, and what is clean
+ * in that one too was missed.
  */
 #include "client/ctl/bitmap.h"
 #include "client/ctl/compare.h"
@@ -25,6 +26,7 @@
 #include <time.h>
 
 #define PROGRESS_NS     UINT64_C(500000000) /* between two lines */
+#define SUSPECTS_MAX    65536u              /* runs that one more map is taken for */
 #define PROGRESS_COLUMN 40
 
 struct verify_job {
@@ -36,7 +38,14 @@ struct verify_job {
     bool has_head;
     bool unknown;
     char *reason;
+    struct bitmapd_range *suspects; /* owned; runs in order */
+    size_t suspects_count;
+    size_t suspect;   /* the one that the second map has come to, and … */
+    uint64_t decided; /* … up to where */
+    bitmapd *second;  /* connection for maps in between, made when there is need of it */
+    int second_code;  /* exit code of what failed with it or with a second map */
     uint64_t missed_runs;
+    struct compare_totals missed;
     int result; /* 0, or what a callback has found */
     struct error error;
 
@@ -109,10 +118,14 @@ static void print_head(const struct verify_job *job, const struct bitmapd_map *h
     output_json_write(map_checkpoint_json(head->base, head->base_uuid, head->base_sequence));
 }
 
-static void print_missed(void *opaque, struct bitmapd_range run)
+static void print_missed(struct verify_job *job, struct bitmapd_range run)
 {
-    struct verify_job *job = opaque;
-
+    if (run.length == 0) {
+        return;
+    }
+    uint64_t granularity = job->compare.granularity;
+    job->missed.bytes += run.length;
+    job->missed.granules += run.length / granularity + (run.length % granularity != 0);
     switch (job->inv->format) {
     case OUTPUT_HUMAN:
         hide_progress(job);
@@ -141,10 +154,9 @@ static void print_totals_json(const struct verify_job *job)
     output_print("%s\"missed_bytes\":%" PRIu64 ",\"missed_count\":%" PRIu64
                  ",\"dirty_bytes\":%" PRIu64 ",\"dirty_count\":%" PRIu64
                  ",\"changed_bytes\":%" PRIu64 ",\"changed_count\":%" PRIu64 ",\"precision\":%s}\n",
-                 job->inv->format == OUTPUT_JSON ? "]," : "{\"complete\":true,",
-                 compare->missed_total.bytes, compare->missed_total.granules, compare->dirty.bytes,
-                 compare->dirty.granules, compare->changed.bytes, compare->changed.granules,
-                 precision);
+                 job->inv->format == OUTPUT_JSON ? "]," : "{\"complete\":true,", job->missed.bytes,
+                 job->missed.granules, compare->dirty.bytes, compare->dirty.granules,
+                 compare->changed.bytes, compare->changed.granules, precision);
 }
 
 static void print_totals(const struct verify_job *job)
@@ -164,9 +176,83 @@ static void print_totals(const struct verify_job *job)
         output_print(": precision %.1f%%",
                      100 * (double)compare->changed.bytes / (double)compare->dirty.bytes);
     }
-    output_print("\nmissed:    %" PRIu64 " bytes (%s) in %" PRIu64 " granules\n",
-                 compare->missed_total.bytes, text_size(compare->missed_total.bytes, size),
-                 compare->missed_total.granules);
+    output_print("\nmissed:    %" PRIu64 " bytes (%s) in %" PRIu64 " granules\n", job->missed.bytes,
+                 text_size(job->missed.bytes, size), job->missed.granules);
+}
+
+/* ---- Suspects: they differ, and were clean before they were read ---- */
+
+/* Of the suspects up to @end all is decided: it is missed but for what is dirty from @dirty on. */
+static void decide(struct verify_job *job, uint64_t dirty, uint64_t end)
+{
+    while (job->suspect < job->suspects_count) {
+        struct bitmapd_range run = job->suspects[job->suspect];
+        uint64_t run_end = run.offset + run.length;
+        uint64_t from = run.offset > job->decided ? run.offset : job->decided;
+
+        if (from < dirty && from < run_end) {
+            uint64_t to = run_end < dirty ? run_end : dirty;
+            print_missed(job, (struct bitmapd_range){from, to - from});
+        }
+        if (run_end > end) {
+            break;
+        }
+        job->suspect++;
+    }
+    job->decided = end;
+}
+
+static void take_second_head(void *opaque, const struct bitmapd_map *head)
+{
+    struct verify_job *job = opaque;
+
+    job->unknown |= head->validity != BITMAPD_EXACT && head->validity != BITMAPD_SUPERSET;
+}
+
+static void take_second_runs(void *opaque, const struct bitmapd_range *runs, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        decide(opaque, runs[i].offset, runs[i].offset + runs[i].length);
+    }
+}
+
+/* What is clean in a map that is taken now, over @handle, was missed. */
+static void settle_suspects(struct verify_job *job, bitmapd *handle)
+{
+    static const struct bitmapd_map_callbacks callbacks = {.head = take_second_head,
+                                                           .runs = take_second_runs};
+    const struct invocation *inv = job->inv;
+
+    if (job->suspects_count == 0) {
+        return;
+    }
+    job->suspect = 0;
+    job->decided = 0;
+    hide_progress(job);
+    int r = bitmapd_checkpoint_map(handle, inv->operands[0], inv->since, NULL, 0, &callbacks, job,
+                                   NULL);
+    job->second_code = connection_result(handle, inv, r);
+    if (job->second_code == EXIT_DONE) {
+        decide(job, UINT64_MAX, UINT64_MAX);
+    }
+    job->suspects_count = 0;
+}
+
+static void suspect(void *opaque, struct bitmapd_range run)
+{
+    struct verify_job *job = opaque;
+
+    if (job->suspects_count == SUSPECTS_MAX && !job->second) {
+        /* The first connection is in the middle of its map. */
+        job->second_code = connection_open(job->inv, &job->second);
+    }
+    if (job->suspects_count == SUSPECTS_MAX && job->second_code == EXIT_DONE) {
+        settle_suspects(job, job->second);
+    }
+    if (job->second_code != EXIT_DONE) {
+        return; /* it has been said why */
+    }
+    job->suspects[job->suspects_count++] = run;
 }
 
 /* ---- The map ---- */
@@ -186,7 +272,7 @@ static void take_head(void *opaque, const struct bitmapd_map *head)
     if (job->result < 0) {
         return;
     }
-    job->compare.missed = print_missed;
+    job->compare.missed = suspect;
     job->compare.progress = show_progress;
     job->compare.opaque = job;
     if (job->inv->format == OUTPUT_JSON) {
@@ -204,7 +290,7 @@ static void take_runs(void *opaque, const struct bitmapd_range *runs, size_t cou
 {
     struct verify_job *job = opaque;
 
-    for (size_t i = 0; i < count && job->result == 0; i++) {
+    for (size_t i = 0; i < count && job->result == 0 && job->second_code == EXIT_DONE; i++) {
         job->result = compare_run(&job->compare, runs[i], &job->error);
     }
 }
@@ -254,10 +340,16 @@ static int run(struct verify_job *job, bitmapd *handle)
     }
     int r = bitmapd_checkpoint_map(handle, inv->operands[0], inv->since, NULL, 0, &callbacks, job,
                                    NULL);
-    if (r == 0 && job->result == 0 && job->has_head) {
+    if (r == 0 && job->result == 0 && job->second_code == EXIT_DONE && job->has_head) {
         job->result = compare_finish(&job->compare, &job->error);
     }
+    if (r == 0 && job->result == 0 && job->second_code == EXIT_DONE) {
+        settle_suspects(job, handle);
+    }
     hide_progress(job);
+    if (job->second_code != EXIT_DONE) {
+        return job->second_code;
+    }
     if (job->result < 0) {
         output_diagnostic("verify: %s", job->error.text);
         return EXIT_FAILED;
@@ -273,7 +365,7 @@ static int run(struct verify_job *job, bitmapd *handle)
     }
     if (job->missed_runs > 0) {
         output_diagnostic("verify: %" PRIu64 " bytes differ from the copy and are clean since %s",
-                          job->compare.missed_total.bytes, inv->since);
+                          job->missed.bytes, inv->since);
         return EXIT_MISSED;
     }
     if (job->unknown) {
@@ -294,7 +386,12 @@ int verify(const struct invocation *inv)
         .copy.fd = -1,
         .shows_progress = inv->format == OUTPUT_HUMAN && isatty(STDERR_FILENO),
         .progress_ns = now_ns(),
+        .suspects = calloc(SUSPECTS_MAX, sizeof *job.suspects),
     };
+
+    if (!job.suspects) {
+        output_no_memory();
+    }
 
     int code = connection_open(inv, &handle);
     if (code == EXIT_DONE) {
@@ -302,6 +399,8 @@ int verify(const struct invocation *inv)
     }
     compare_side_deinit(&job.drive);
     compare_side_deinit(&job.copy);
+    bitmapd_close(job.second);
+    free(job.suspects);
     free(job.drive_path);
     free(job.reason);
     return code;

@@ -149,6 +149,9 @@ static int run(struct app *app)
 {
     struct error error = {""};
 
+    char threads[16];
+    (void)snprintf(threads, sizeof threads, "%u", SERVER_POOL_THREADS);
+    (void)setenv("UV_THREADPOOL_SIZE", threads, 0); /* libuv has no other way to be told */
     int r = uv_loop_init(&app->loop);
     if (r < 0) {
         log_error("cannot make an event loop: %s", uv_strerror(r));

@@ -276,7 +276,6 @@ int container_bitmap_read(struct container *c, uint32_t index, uint32_t l1_index
     uint64_t offset = (uint64_t)cluster << c->header.cluster_bits;
     r = file_read(c->file, buffer, cluster_bytes(c), offset);
     if (r < 0) {
-        /* It may be read another time. */
         return error_set_errno(
             error, r, "bitmap \"%s\": cannot read its cluster %" PRIu32 " at offset %" PRIu64,
             e->name, l1_index, offset);

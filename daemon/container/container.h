@@ -54,7 +54,7 @@ struct container_txn;
 #define CONTAINER_GRANULARITY_MIN          UINT32_C(512)
 #define CONTAINER_GRANULARITY_MAX          (UINT32_C(1) << 31)
 #define CONTAINER_BITMAP_BYTES_MAX         (UINT64_C(512) << 20) /* of one bitmap's bits */
-#define CONTAINER_STATE_BYTES_MAX          (UINT64_C(64) << 20)  /* of the opaque payload */
+#define CONTAINER_STATE_BYTES_MAX          (UINT64_C(256) << 20) /* of the opaque payload */
 
 struct uuid {
     uint8_t bytes[16];
@@ -179,8 +179,8 @@ enum container_cluster_kind {
 /*
  * Reads the cluster of bits at @l1_index into @buffer (cluster_size bytes) and
  * checks its CRC.  For CONTAINER_ZEROS the buffer is untouched.  -EBADMSG with
- * words when the CRC disagrees, which becomes the bitmap's damage; an I/O error as
- * such, which does not.
+ * words when the CRC disagrees, which becomes the bitmap's damage.  An I/O error as such: it may
+ * be read another time, so nothing is lost yet.
  */
 int container_bitmap_read(struct container *container, uint32_t index, uint32_t l1_index,
                           void *buffer, enum container_cluster_kind *ret_kind, struct error *error);

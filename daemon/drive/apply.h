@@ -100,6 +100,8 @@ struct record_names {
 void record_note(struct model *model, const struct record *record,
                  const struct record_names *names);
 void prepared_deinit(struct prepared *prepared);
+/* What could not be recorded before; -errno: nor can anything else be now. */
+int record_verdicts(struct model *model, struct error *error);
 /* Takes back what a part of a transaction did. */
 void record_undo_part(struct model *model, enum record_type type, struct prepared *prepared);
 /* Prepares and applies a part of a transaction under the transaction's sequence. */
@@ -126,7 +128,7 @@ int record_take_identity(const struct record *record, struct prepared *prepared,
                          struct error *error);
 
 record_prepare prepare_drive_add, prepare_drive_set, prepare_drive_rename, prepare_drive_resize,
-    prepare_drive_remove, prepare_drive_unproven, prepare_drive_adopt;
+    prepare_drive_remove, prepare_drive_distrust, prepare_drive_unproven, prepare_drive_adopt;
 record_apply apply_drive_add, apply_drive_set, apply_drive_rename, apply_drive_resize,
     apply_drive_remove, apply_drive_distrust, apply_drive_unproven, apply_drive_adopt;
 

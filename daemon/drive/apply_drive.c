@@ -264,6 +264,22 @@ void apply_drive_remove(struct model *model, const struct record *record, struct
     drive_free(drive);
 }
 
+/* What a verdict about the time before it leaves for the time after. */
+static void renew_evidence(struct prepared *prepared)
+{
+    if (prepared->evidence) {
+        free(prepared->drive->evidence);
+        prepared->drive->evidence = STEAL(prepared->evidence);
+    }
+}
+
+int prepare_drive_distrust(struct model *model, struct record *record, struct prepared *prepared,
+                           struct error *error)
+{
+    int r = record_find_drive(model, record, prepared, error);
+    return r < 0 ? r : record_take_identity(record, prepared, error);
+}
+
 void apply_drive_distrust(struct model *model, const struct record *record,
                           struct prepared *prepared)
 {
@@ -275,6 +291,7 @@ void apply_drive_distrust(struct model *model, const struct record *record,
     TAILQ_FOREACH (bitmap, &prepared->drive->all, of_drive) {
         drive_bitmap_distrust(bitmap, record->sequence, reason);
     }
+    renew_evidence(prepared);
 }
 
 int prepare_drive_unproven(struct model *model, struct record *record, struct prepared *prepared,
@@ -283,7 +300,7 @@ int prepare_drive_unproven(struct model *model, struct record *record, struct pr
     if (record->untracked == UNTRACKED_RULED_OUT) {
         return error_set(error, -EINVAL, "no reason is given");
     }
-    return record_find_drive(model, record, prepared, error);
+    return prepare_drive_distrust(model, record, prepared, error);
 }
 
 void apply_drive_unproven(struct model *model, const struct record *record,
@@ -298,6 +315,7 @@ void apply_drive_unproven(struct model *model, const struct record *record,
             bitmap->changed = record->sequence;
         }
     }
+    renew_evidence(prepared);
 }
 
 /*

@@ -60,17 +60,17 @@ void apply_attach(struct model *model, const struct record *record, struct prepa
     struct drive *drive = prepared->drive;
     struct writer *writer = prepared->writer;
     if (writer) {
-        /* Again, for a replay: that it was lost could not be recorded if the journal was full. */
-        writer_lose_track(drive, writer, record->sequence);
         writer->resuming = true;
+        writer->went_on = writer->continues && !writer->rebooted;
         writer->rebooted = false;
     } else {
         writer = STEAL(prepared->new_writer);
         drive_add_writer(drive, writer);
     }
     writer->connected = true;
-    /* One that went on without us has, whatever it says of the future. */
-    writer->continues |= record->continues;
+    writer->will_continue = record->continues;
+    /* What it wrote while it was away may still be on its way until it resumes. */
+    writer->continues = record->continues || writer->went_on;
     /* It has been held against what is there; from now on it would prove nothing. */
     free(drive->evidence);
     drive->evidence = NULL;
@@ -92,8 +92,9 @@ void apply_lost(struct model *model, const struct record *record, struct prepare
 void apply_resume(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
-    (void)record;
     prepared->writer->resuming = false;
+    prepared->writer->went_on = false;
+    prepared->writer->continues = record->continues;
     writer_forget_carried(prepared->writer);
 }
 
@@ -125,8 +126,13 @@ int prepare_fence(struct model *model, struct record *record, struct prepared *p
                               : record_find_drive(model, record, prepared, error);
 }
 
-static void fence(const struct model *model, struct drive *drive, struct writer *writer)
+static void fence(const struct model *model, struct drive *drive, struct writer *writer,
+                  uint64_t sequence)
 {
+    /* What a connected one writes from here on nobody marks. */
+    if (!writer->rebooted || writer->connected) {
+        writer_lose_track(drive, writer, sequence);
+    }
     drive_remove_writer(drive, writer);
     if (writer->connected && !model->replaying) {
         /* Its connection finds out at its next request, and frees it. */
@@ -139,16 +145,15 @@ static void fence(const struct model *model, struct drive *drive, struct writer 
 
 void apply_fence(struct model *model, const struct record *record, struct prepared *prepared)
 {
-    (void)record;
     if (prepared->writer) {
-        fence(model, prepared->drive, prepared->writer);
+        fence(model, prepared->drive, prepared->writer, record->sequence);
         return;
     }
     struct writer *writer, *next;
     for (writer = TAILQ_FIRST(&prepared->drive->writers); writer; writer = next) {
         next = TAILQ_NEXT(writer, entry);
         if (!writer->connected) {
-            fence(model, prepared->drive, writer);
+            fence(model, prepared->drive, writer, record->sequence);
         }
     }
 }

@@ -5,8 +5,10 @@
  * What stands under the drive's path has an identity, and bears evidence of writing.  The evidence
  * is kept when the last writer detaches and is void as soon as one attaches; in between it says
  * whether somebody wrote past us.  A verdict is a record of its own, in front of the one that voids
- * the evidence it comes from.  Evidence only ever lowers validity: that nothing differs proves
- * nothing, and is called "ruled out" for want of a better source.
+ * the evidence it comes from, or renews it: what begins to record after the verdict is judged by
+ * what there was to see then.  So whatever begins, seals or answers on a drive that nobody writes
+ * to looks at the path before it does.  Evidence only ever lowers validity: that nothing differs
+ * proves nothing, and is called "ruled out" for want of a better source.
  */
 #include "daemon/drive/identity.h"
 #include "daemon/drive/internal.h"
@@ -22,6 +24,7 @@ static const char *const words[UNTRACKED_REASONS] = {
     [UNTRACKED_NO_EVIDENCE] = "no evidence was kept when it was last written to",
     [UNTRACKED_INCOMPARABLE] = "the evidence kept is of another boot, or of another kind",
     [UNTRACKED_HIDDEN] = "the drive's path could not be looked at",
+    [UNTRACKED_UNIDENTIFIED] = "what stands under the drive's path cannot be identified",
     [UNTRACKED_NO_PATH] = "the drive has no path that could be looked at",
 };
 
@@ -30,13 +33,36 @@ const char *untracked_words(enum untracked untracked)
     return words[untracked];
 }
 
+bool drive_is_watched(const struct drive *drive)
+{
+    const struct writer *writer;
+
+    TAILQ_FOREACH (writer, &drive->writers, entry) {
+        if (writer->connected) {
+            return true;
+        }
+    }
+    return false;
+}
+
 enum untracked drive_untracked(const struct drive *drive)
 {
     if (!drive->path) {
         return UNTRACKED_NO_PATH;
     }
-    return drive->writers_count > 0 || drive->evidence ? UNTRACKED_RULED_OUT
-                                                       : UNTRACKED_NO_EVIDENCE;
+    if (drive_is_watched(drive)) {
+        return UNTRACKED_RULED_OUT;
+    }
+    return drive->writers_count > 0 ? UNTRACKED_LOST_WRITER
+           : drive->evidence        ? UNTRACKED_RULED_OUT
+                                    : UNTRACKED_NO_EVIDENCE;
+}
+
+enum untracked drive_bitmap_untracked(const struct drive_bitmap *bitmap)
+{
+    enum untracked now = bitmap->recording ? drive_untracked(bitmap->drive) : UNTRACKED_RULED_OUT;
+
+    return now > bitmap->untracked ? now : bitmap->untracked;
 }
 
 /* Every recording bitmap, and every disabled one that would have to tell of it, tells already. */
@@ -56,47 +82,64 @@ static bool is_known(const struct drive *drive, enum untracked untracked, bool u
     return true;
 }
 
+/* The verdict is durable with its own evidence, so that what begins after it is held against that.
+ */
 static int commit_unknown(struct model *model, struct drive *drive, const char *reason,
-                          struct error *error)
+                          struct text evidence, struct error *error)
 {
     struct record record = {.type = RECORD_DRIVE_DISTRUST,
                             .drive = drive->id,
-                            .name = {reason, (uint32_t)strlen(reason)}};
+                            .name = {reason, (uint32_t)strlen(reason)},
+                            .evidence = evidence};
+    bool known = is_known(drive, UNTRACKED_RULED_OUT, true);
 
-    if (is_known(drive, UNTRACKED_RULED_OUT, true)) {
+    if (known && evidence.bytes == 0) {
         return 0;
     }
-    log_warning("drive %s: %s; its recording bitmaps are unknown", drive->name, reason);
+    if (!known) {
+        log_warning("drive %s: %s; its recording bitmaps are unknown", drive->name, reason);
+    }
     return model_commit(model, &record, error);
 }
 
 static int commit_unproven(struct model *model, struct drive *drive, enum untracked untracked,
-                           struct error *error)
+                           struct text evidence, struct error *error)
 {
-    struct record record = {
-        .type = RECORD_DRIVE_UNPROVEN, .drive = drive->id, .untracked = untracked};
+    struct record record = {.type = RECORD_DRIVE_UNPROVEN,
+                            .drive = drive->id,
+                            .untracked = untracked,
+                            .evidence = evidence};
 
     if (model->settings.unproven_is_unknown) {
         char reason[MODEL_REASON_BYTES_MAX + 1];
         (void)snprintf(reason, sizeof reason, "untracked writing cannot be ruled out: %s",
                        words[untracked]);
-        return commit_unknown(model, drive, reason, error);
+        return commit_unknown(model, drive, reason, evidence, error);
     }
-    return is_known(drive, untracked, false) ? 0 : model_commit(model, &record, error);
+    return is_known(drive, untracked, false) && evidence.bytes == 0
+               ? 0
+               : model_commit(model, &record, error);
 }
 
 int drive_compare_evidence(struct model *model, struct drive *drive,
                            const struct drive_sight *sight, struct error *error)
 {
-    char then[MODEL_IDENTITY_BYTES_MAX + 1], now[MODEL_IDENTITY_BYTES_MAX + 1];
+    static const struct text none;
     static const char written[] = "it was written while no writer was attached: ";
+    char then[MODEL_IDENTITY_BYTES_MAX + 1], now[MODEL_IDENTITY_BYTES_MAX + 1];
     char why[MODEL_REASON_BYTES_MAX + 2 - sizeof written], reason[MODEL_REASON_BYTES_MAX + 1];
 
+    if (drive->writers_count > 0) {
+        /* Lost ones: whatever they leave is told when they come back. */
+        return model->settings.unproven_is_unknown
+                   ? commit_unproven(model, drive, UNTRACKED_LOST_WRITER, none, error)
+                   : 0;
+    }
     if (!sight->seen) {
-        return commit_unproven(model, drive, UNTRACKED_HIDDEN, error);
+        return commit_unproven(model, drive, UNTRACKED_HIDDEN, none, error);
     }
     if (!drive->evidence) {
-        return commit_unproven(model, drive, UNTRACKED_NO_EVIDENCE, error);
+        return commit_unproven(model, drive, UNTRACKED_NO_EVIDENCE, sight->evidence, error);
     }
     (void)snprintf(then, sizeof then, "%s", drive->evidence);
     (void)snprintf(now, sizeof now, "%.*s", (int)sight->evidence.bytes,
@@ -105,12 +148,12 @@ int drive_compare_evidence(struct model *model, struct drive *drive,
     case EVIDENCE_EQUAL:
         return 0;
     case EVIDENCE_INCOMPARABLE:
-        return commit_unproven(model, drive, UNTRACKED_INCOMPARABLE, error);
+        return commit_unproven(model, drive, UNTRACKED_INCOMPARABLE, sight->evidence, error);
     case EVIDENCE_WRITTEN:
         break;
     }
     (void)snprintf(reason, sizeof reason, "%s%s", written, why);
-    return commit_unknown(model, drive, reason, error);
+    return commit_unknown(model, drive, reason, sight->evidence, error);
 }
 
 static int check_identity(const struct drive *drive, const struct drive_sight *sight,
@@ -131,16 +174,10 @@ static int check_identity(const struct drive *drive, const struct drive_sight *s
                      drive->path, found, drive->name, expected);
 }
 
-static bool has_connected(const struct drive *drive)
+/* It was known, and what stands there now cannot be told from others. */
+static bool is_unidentified(const struct drive *drive, const struct drive_sight *sight)
 {
-    const struct writer *writer;
-
-    TAILQ_FOREACH (writer, &drive->writers, entry) {
-        if (writer->connected) {
-            return true;
-        }
-    }
-    return false;
+    return drive->identity && sight->seen && sight->identity.bytes == 0;
 }
 
 int writer_attach(struct model *model, struct drive *drive, const struct writer_attachment *how,
@@ -168,8 +205,12 @@ int writer_attach(struct model *model, struct drive *drive, const struct writer_
         r = check_identity(drive, how->sight, error);
         if (r == 0 && drive->writers_count == 0) {
             r = drive_compare_evidence(model, drive, how->sight, error);
-        } else if (r == 0 && !how->returning && !has_connected(drive)) {
-            r = commit_unproven(model, drive, UNTRACKED_LOST_WRITER, error);
+        } else if (r == 0 && !how->returning && !drive_is_watched(drive)) {
+            r = commit_unproven(model, drive, UNTRACKED_LOST_WRITER, (struct text){NULL, 0}, error);
+        }
+        if (r == 0 && is_unidentified(drive, how->sight)) {
+            r = commit_unproven(model, drive, UNTRACKED_UNIDENTIFIED, (struct text){NULL, 0},
+                                error);
         }
         record.identity = drive->identity ? (struct text){NULL, 0} : how->sight->identity;
     }

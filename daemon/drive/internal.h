@@ -77,6 +77,7 @@ struct model {
     struct writeback *writeback;
     struct journaling *journaling;
     struct journal_id instance; /* of the journal that the next commit names */
+    bool unrecorded;            /* a verdict on a drive, see there */
     bool replaying;             /* records come from a journal: limits and unsettled marks rest */
     struct history *history;
     struct uuid boot_id;
@@ -161,11 +162,13 @@ struct writer {
     struct drive *drive;
     char token[NAME_BYTES_MAX + 1]; /* "" for an anonymous one */
     bool connected;
-    bool resuming;    /* connected again, RESUME not yet seen */
-    bool fenced;      /* its token was taken while connected */
-    bool unaccounted; /* it may have unsettled writes that nobody here knows */
-    bool continues;   /* it may go on without us: to lose it is to lose track of the drive */
-    bool rebooted;    /* lost, and the host has been down since: it writes nothing any more */
+    bool resuming;      /* connected again, RESUME not yet seen */
+    bool fenced;        /* its token was taken while connected */
+    bool unaccounted;   /* it may have unsettled writes that nobody here knows */
+    bool continues;     /* it may go on without us: to lose it is to lose track of the drive */
+    bool will_continue; /* what it said when it attached, which counts when it has resumed */
+    bool went_on;       /* resuming, and it has gone on while it was away */
+    bool rebooted;      /* lost, and the host has been down since: it writes nothing any more */
     /* Marks of this connection by rising id; those before @head are settled. */
     struct unsettled_mark *marks;
     uint32_t head, count, capacity;
@@ -228,7 +231,8 @@ void retention_abandon(struct retention *retention);
 int state_encode(struct model *model, uint8_t **ret_payload, size_t *ret_bytes);
 /*
  * Rebuilds drives, bitmaps (all clean, not stored), writers and requests in an
- * empty model.  -EBADMSG with words leaves the model in a state to be freed.
+ * empty model.  -EBADMSG, or -ENOTSUP for a newer version, with words leaves the model in a state
+ * to be freed.
  */
 int state_decode(struct model *model, const uint8_t *payload, size_t bytes, struct error *error);
 

@@ -329,11 +329,12 @@ static void distrust_written(struct journaling *journaling)
             .type = RECORD_DRIVE_DISTRUST, .drive = drive->id, .name = {reason, sizeof reason - 1}};
         struct error error;
         if (model_commit(model, &record, &error) < 0) {
-            /* No room for the record: the container takes the verdict with its next commit. */
+            /* No room for the record now: it comes before any other. */
             struct drive_bitmap *bitmap;
             TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
                 drive_bitmap_distrust(bitmap, model->sequence, reason);
             }
+            drive->unrecorded = model->unrecorded = true;
         }
     }
 }

@@ -212,7 +212,7 @@ int start_load_state(struct model *model, struct container *container,
     memcpy(damage, info->state_damage, sizeof info->state_damage);
     container_state(container, &payload, &payload_bytes);
     int r = payload_bytes ? state_decode(model, payload, payload_bytes, &why) : 0;
-    if (r == -ENOMEM) {
+    if (r == -ENOMEM || r == -ENOTSUP) {
         return error_set(error, r, "%s", why.text);
     }
     if (r < 0) {

@@ -108,6 +108,7 @@ struct drive {
     uint32_t checkpoints_count;
     uint32_t recording_count;
     uint64_t marked;   /* sequence of the last mark */
+    bool unrecorded;   /* that it is distrusted: there was no room; it is the next record's turn */
     uint32_t ungapped; /* neither recording nor with a gap yet: the next mark makes one */
     struct writer_list writers;
     uint32_t writers_count;
@@ -216,6 +217,13 @@ void model_transaction_abort(struct model *model);
 uint64_t model_last_id(const struct model *model);
 /* Deletes the eldest checkpoints of drives that have too many, or too old ones. */
 void model_enforce_retention(struct model *model);
+
+/*
+ * Notes what bits deleting @bitmap, a checkpoint's, will need: 0, or -EAGAIN.  For requests that
+ * delete several, so that all is read at once; model_want_nothing() comes before the first.
+ */
+int model_want_deleted(struct model *model, struct drive_bitmap *bitmap, struct error *error);
+void model_want_nothing(struct model *model);
 
 /*
  * Reads the bits that the last model_commit() with -EAGAIN was in want of, on the container's
@@ -340,11 +348,16 @@ void drive_get_status(const struct drive *drive, struct drive_status *ret);
 
 /* In words; "" for UNTRACKED_RULED_OUT. */
 const char *untracked_words(enum untracked untracked);
+/* Whether a writer is connected to it. */
+bool drive_is_watched(const struct drive *drive);
 /* Of what would begin to record now. */
 enum untracked drive_untracked(const struct drive *drive);
+/* What an answer says: the bitmap's own, or worse while it records and nobody watches. */
+enum untracked drive_bitmap_untracked(const struct drive_bitmap *bitmap);
 /*
- * Holds what is seen of a drive that has no writers against the evidence of its last detach;
- * commits a verdict when it was written to.
+ * For a drive that is not watched: holds what is seen of it against the evidence kept; when that
+ * differs or is missing, commits the verdict with new evidence.  @sight may be NULL if there are
+ * lost writers, for which there is nothing to compare.
  */
 int drive_compare_evidence(struct model *model, struct drive *drive,
                            const struct drive_sight *sight, struct error *error);

@@ -261,7 +261,7 @@ static const struct record_kind {
     [RECORD_RESUME] = {"resume", record_find_writer, apply_resume, NULL, true},
     [RECORD_DETACH] = {"detach", prepare_detach, apply_detach, NULL, true},
     [RECORD_FENCE] = {"fence", prepare_fence, apply_fence, NULL, true},
-    [RECORD_DRIVE_DISTRUST] = {"drive-distrust", record_find_drive, apply_drive_distrust, NULL,
+    [RECORD_DRIVE_DISTRUST] = {"drive-distrust", prepare_drive_distrust, apply_drive_distrust, NULL,
                                true},
     [RECORD_CHECKPOINT_CREATE] = {"checkpoint-create", prepare_checkpoint_create,
                                   apply_checkpoint_create, undo_checkpoint_create, true},
@@ -329,6 +329,33 @@ static int refuse(const struct model *model, struct error *error)
                      writeback_refuses(model->writeback));
 }
 
+/*
+ * A verdict for which there was no room goes before whatever comes next.  Otherwise a replay could
+ * find what is built on it (a bitmap that was sealed meanwhile) without it.
+ */
+int record_verdicts(struct model *model, struct error *error)
+{
+    static const char reason[] =
+        "writes to the drive may have been missed while the journal had no room";
+    struct drive *drive;
+
+    if (!model->unrecorded) {
+        return 0;
+    }
+    model->unrecorded = false;
+    RB_FOREACH (drive, drives_by_id, &model->drives) {
+        struct record record = {
+            .type = RECORD_DRIVE_DISTRUST, .drive = drive->id, .name = {reason, sizeof reason - 1}};
+        int r = drive->unrecorded ? model_commit(model, &record, error) : 0;
+        if (r < 0) {
+            model->unrecorded = true;
+            return r;
+        }
+        drive->unrecorded = false;
+    }
+    return 0;
+}
+
 /* Inside a transaction: applied, but neither numbered nor journaled yet. */
 static int commit_part(struct model *model, struct record *record, struct error *error)
 {
@@ -385,11 +412,15 @@ int model_commit(struct model *model, struct record *record, struct error *error
     if (model->transaction && record->type != RECORD_TRANSACTION) {
         return commit_part(model, record, error);
     }
+    int r = 0;
     if (!model->transaction) {
+        r = record_verdicts(model, error);
         model->carried_left = DRIVE_CARRIED_MAX;
     }
     record->sequence = model->sequence + 1;
-    int r = kind->prepare(model, record, &prepared, error);
+    if (r == 0) {
+        r = kind->prepare(model, record, &prepared, error);
+    }
     if (r == 0 && !model->replaying) {
         r = journaling_reserve(model->journaling, record, error);
     }

@@ -55,7 +55,8 @@ enum untracked {
     UNTRACKED_NO_EVIDENCE = 2,  /* none was kept when the last writer went */
     UNTRACKED_INCOMPARABLE = 3, /* the evidence is of another boot, or of another kind */
     UNTRACKED_HIDDEN = 4,       /* the path could not be looked at */
-    UNTRACKED_NO_PATH = 5,      /* there is none */
+    UNTRACKED_UNIDENTIFIED = 5, /* the path tells no identity any more */
+    UNTRACKED_NO_PATH = 6,      /* there is none */
     UNTRACKED_REASONS
 };
 
@@ -91,12 +92,12 @@ struct record {
     struct text path; /* DRIVE_ADD */
     uint64_t size;    /* bytes: DRIVE_ADD, DRIVE_RESIZE, DRIVE_ADOPT */
     /* Of what stands under the path: DRIVE_ADD, DRIVE_ADOPT; ATTACH of a drive that had none;
-     * DETACH (evidence).  "" when there is none. */
+     * DETACH, DRIVE_DISTRUST, DRIVE_UNPROVEN (evidence).  "" when there is none. */
     struct text identity, evidence;
     uint8_t uuid[16];         /* CHECKPOINT_CREATE */
     uint64_t created_ns;      /* CHECKPOINT_CREATE: CLOCK_REALTIME */
     enum untracked untracked; /* DRIVE_UNPROVEN; of what begins to record: set by prepare() */
-    bool continues;           /* ATTACH: it may go on without us */
+    bool continues;           /* ATTACH, RESUME: it may go on without us */
     bool returning;           /* ATTACH: it was not away, only its connection */
     uint32_t granularity;
     enum durability durability; /* 0: keep (DRIVE_SET) */

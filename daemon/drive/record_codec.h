@@ -12,16 +12,19 @@
  * Records as the journal keeps them, little endian:
  *
  *     u8  type, enum record_type
- *     u8  flags (bit 0 force, bit 1 disabled, bit 2 carry whole, bit 3 has a request id)
+ *     u8  flags (bit 0 force, bit 1 disabled, bit 2 carry whole, bit 3 has a request id, bit 4
+ *         continues, bit 5 returning, bit 6 doubtful, bit 7 has identity and evidence)
  *     u8  durability
- *     u8  0
+ *     u8  untracked
  *     u32 granularity
  *     u64 drive, u64 bitmap, u64 size
  *     16 bytes request id, when flagged
- *     u16 length and bytes of name, then of path
+ *     u16 length and bytes of name, then of path, then, when flagged, of identity and of evidence
  *     u32 count of ranges, then (u64 offset, u64 length) each
  *     u32 count of carried ranges, then the same
  *     u32 count of sources, then u64 each
+ *     of a checkpoint-create: 16 bytes UUID, u64 created (ns)
+ *     of a transaction: its records, each u32 length and bytes, to the end
  *
  * The sequence is the journal's to keep.  Numbers of types are never reused.
  */

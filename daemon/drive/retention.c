@@ -3,8 +3,8 @@
  * Retention: the eldest checkpoints of a drive go when they are too many or too old.
  *
  * Only ever the eldest, whose bitmap nobody can ask for once it is gone, so nothing is read or
- * folded; and never the newest, which records.  Each is an event, since whoever has a base there
- * will have to take a full backup.
+ * folded; and never the two newest: one records, and the other is the base of whoever made it.
+ * Each is an event, since whoever has a base there will have to take a full backup.
  */
 #include "daemon/drive/internal.h"
 
@@ -12,7 +12,8 @@
 
 #include <stdio.h>
 
-#define LOOK_MS 60000u
+#define LOOK_MS  60000u
+#define KEPT_MIN 2u /* the newest, and the base that a map is asked since when it is made */
 
 struct retention {
     struct model *model;
@@ -27,7 +28,7 @@ static const char *reason_to_prune(const struct model *model, const struct drive
     const struct model_settings *settings = &model->settings;
     const struct drive_bitmap *eldest = TAILQ_FIRST(&drive->history);
 
-    if (drive->checkpoints_count < 2) {
+    if (drive->checkpoints_count <= KEPT_MIN) {
         return NULL;
     }
     if (settings->retention_count > 0 && drive->checkpoints_count > settings->retention_count) {

@@ -122,6 +122,23 @@ int sealed_need(struct model *model, struct drive_bitmap *bitmap, struct error *
                      bitmap->name, bitmap->drive->name);
 }
 
+void model_want_nothing(struct model *model)
+{
+    model->needed_count = 0;
+}
+
+int model_want_deleted(struct model *model, struct drive_bitmap *bitmap, struct error *error)
+{
+    struct drive_bitmap *elder = TAILQ_PREV(bitmap, drive_bitmap_list, in_history);
+
+    if (!elder) {
+        return 0;
+    }
+    int r = sealed_need(model, bitmap, error);
+    int r_elder = sealed_need(model, elder, error);
+    return r < 0 ? r : r_elder;
+}
+
 /* ---- The cache ---- */
 
 static bool is_in_container(const struct drive_bitmap *bitmap)

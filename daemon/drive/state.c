@@ -6,19 +6,19 @@
  *
  * Little endian; a string is u16 length and bytes.
  *
- *     u32 version (2)
+ *     u32 version (2; version 1 is read: what is marked + is not in it)
  *     u64 next_id
  *     16 bytes instance of the journal that belongs to this commit
  *     u32 drives, then for each:
  *         u64 id, string name, string path, u64 size in bytes,
- *         u32 granularity, u8 durability, string identity, string evidence
+ *         u32 granularity, u8 durability, + string identity, + string evidence
  *         u32 writers, then for each:
  *             string token, u8 flags (bit 0: it may have unsettled writes, bit 1: it goes on
  *             without us, bit 2: the host was down since it was lost)
  *         u32 bitmaps, then for each:
  *             u64 id, string name, u32 granularity,
- *             u8 flags (bit 0: recording, bit 1: gap), u8 validity, string reason, u8 untracked
- *         u32 checkpoints, eldest first, then for each what a bitmap has (only the last records),
+ *             u8 flags (bit 0: recording, bit 1: gap), u8 validity, string reason, + u8 untracked
+ *         + u32 checkpoints, eldest first, then for each what a bitmap has (only the last records),
  *             then 16 bytes UUID, u64 sequence, u64 created (ns), u64 dirty granules, u64 dirty
  *             bytes
  *     u32 requests, oldest first, then for each:
@@ -200,6 +200,7 @@ int state_encode(struct model *model, uint8_t **ret_payload, size_t *ret_bytes)
 struct decoder {
     const uint8_t *data;
     size_t bytes, position;
+    uint32_t version;
     bool failed; /* ran past the end; everything after reads as zero */
 };
 
@@ -293,7 +294,9 @@ static int decode_bitmap_fields(struct decoder *decoder, struct model *model, st
     uint8_t flags = get_u8(decoder);
     uint8_t validity = get_u8(decoder);
     struct text reason = get_string(decoder);
-    uint8_t untracked = get_u8(decoder);
+    uint8_t untracked = decoder->version >= 2 ? get_u8(decoder)
+                        : drive->path         ? UNTRACKED_NO_EVIDENCE
+                                              : UNTRACKED_NO_PATH;
     bool recording = flags & BITMAP_RECORDING;
 
     if (decoder->failed || id == 0 || id >= model->next_id || model_bitmap_by_id(model, id) ||
@@ -431,8 +434,8 @@ static int decode_drive(struct decoder *decoder, struct model *model, struct err
     drive->durability = durability;
     model_link_drive(model, drive);
 
-    r = decode_identity(decoder, &drive->identity, error);
-    if (r == 0) {
+    r = decoder->version >= 2 ? decode_identity(decoder, &drive->identity, error) : 0;
+    if (r == 0 && decoder->version >= 2) {
         r = decode_identity(decoder, &drive->evidence, error);
     }
     if (r == 0) {
@@ -442,7 +445,7 @@ static int decode_drive(struct decoder *decoder, struct model *model, struct err
     for (uint32_t i = 0; r == 0 && i < count; i++) {
         r = decode_bitmap(decoder, model, drive, error);
     }
-    return r == 0 ? decode_history(decoder, model, drive, error) : r;
+    return r == 0 && decoder->version >= 2 ? decode_history(decoder, model, drive, error) : r;
 }
 
 static int decode_request(struct decoder *decoder, struct model *model, struct error *error)
@@ -473,9 +476,11 @@ int state_decode(struct model *model, const uint8_t *payload, size_t bytes, stru
 {
     struct decoder decoder = {.data = payload, .bytes = bytes};
 
-    uint32_t version = get_u32(&decoder);
-    if (version != STATE_VERSION) {
-        return error_set(error, -EBADMSG, "state payload has version %u, expected %u", version,
+    decoder.version = get_u32(&decoder);
+    if (decoder.version == 0 || decoder.version > STATE_VERSION) {
+        /* One of a newer bitmapd says nothing about damage. */
+        return error_set(error, decoder.version == 0 ? -EBADMSG : -ENOTSUP,
+                         "state payload has version %u, expected 1 to %u", decoder.version,
                          STATE_VERSION);
     }
     model->next_id = get_u64(&decoder);

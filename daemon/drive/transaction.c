@@ -10,6 +10,7 @@
 #include "daemon/drive/apply.h"
 #include "daemon/drive/record_codec.h"
 
+#include "proto/base/checked.h"
 #include "proto/base/endian.h"
 
 #include <assert.h>
@@ -31,7 +32,24 @@ struct transaction {
     uint8_t *bytes;
     size_t used, bytes_capacity;
     uint64_t next_id; /* as it was */
+    uint64_t work;    /* bytes of bits that were merged, or are kept for undoing */
 };
+
+/* The loop does nothing else meanwhile. */
+#define TRANSACTION_WORK_MAX (UINT64_C(256) << 20)
+
+/* What a part costs: its bits are copied as far as they change, and merges go over all of them. */
+static uint64_t part_work(const struct record *record, const struct prepared *prepared)
+{
+    if (!prepared->bits) {
+        return 0;
+    }
+    uint64_t all = drive_bits_bytes(prepared->drive->size, bitmap_granularity(prepared->bits));
+    uint64_t merges = record->type == RECORD_BITMAP_MERGE        ? record->sources_count
+                      : record->type == RECORD_CHECKPOINT_DELETE ? 1
+                                                                 : 0;
+    return min_u64(all, 2 * (uint64_t)bitmap_chunk_bytes(prepared->bits)) + merges * all;
+}
 
 static void transaction_free(struct transaction *transaction)
 {
@@ -47,6 +65,10 @@ static void transaction_free(struct transaction *transaction)
 int model_transaction_begin(struct model *model, struct error *error)
 {
     assert(!model->transaction);
+    int r = record_verdicts(model, error);
+    if (r < 0) {
+        return r;
+    }
     model->transaction = calloc(1, sizeof *model->transaction);
     if (!model->transaction) {
         return record_no_memory(error);
@@ -105,6 +127,13 @@ int transaction_take(struct model *model, const struct record *record,
 {
     struct transaction *transaction = model->transaction;
     size_t bytes = record_encoded_bytes(record);
+    uint64_t work = part_work(record, prepared);
+
+    if (transaction->work + work > TRANSACTION_WORK_MAX) {
+        return error_set(error, -EDQUOT,
+                         "the transaction would merge or copy more than %llu bytes of bits",
+                         (unsigned long long)TRANSACTION_WORK_MAX);
+    }
     struct part *part = calloc(1, sizeof *part);
 
     if (!part || reserve_part(transaction, 4 + bytes) < 0) {
@@ -115,6 +144,7 @@ int transaction_take(struct model *model, const struct record *record,
     record_encode(record, transaction->bytes + transaction->used + 4);
     transaction->used += 4 + bytes;
 
+    transaction->work += work;
     part->type = record->type;
     part->names = *names;
     keep_for_history(part, record);

@@ -143,8 +143,9 @@ static void judge_part(struct model_union *ret, const struct drive_bitmap *part)
         ret->validity = part->validity;
         memcpy(ret->reason, part->reason, sizeof ret->reason);
     }
-    if (part->untracked > ret->untracked) {
-        ret->untracked = part->untracked;
+    enum untracked untracked = drive_bitmap_untracked(part);
+    if (untracked > ret->untracked) {
+        ret->untracked = untracked;
     }
     if (part->granularity < ret->granularity) {
         ret->granularity = part->granularity;

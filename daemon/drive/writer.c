@@ -98,7 +98,7 @@ bool drive_is_doubtful(const struct drive *drive)
     const struct writer *writer;
     TAILQ_FOREACH (writer, &drive->writers, entry) {
         /* The host's end was the writer's. */
-        if (writer->continues && !writer->rebooted && (!writer->connected || writer->resuming)) {
+        if (writer->connected ? writer->went_on : writer->continues && !writer->rebooted) {
             return true;
         }
     }
@@ -149,6 +149,7 @@ static int commit_about(struct model *model, enum record_type type, struct write
                             .writer = writer,
                             .name = {writer->token, (uint32_t)strlen(writer->token)},
                             .evidence = evidence,
+                            .continues = type == RECORD_RESUME && writer->will_continue,
                             .peer = peer};
 
     int r = model_commit(model, &record, error);
@@ -278,10 +279,13 @@ void writer_lost(struct model *model, struct writer *writer)
         }
     }
     if (commit_about(model, RECORD_LOST, writer, NULL, nothing, NULL, NULL) < 0) {
-        /* No room for the record.  A crash makes it a lost writer too, and so does its return. */
+        /* No room for the record; a crash makes it a lost writer too. */
         writer->connected = false;
         writer->resuming = false;
-        writer_lose_track(drive, writer, model->sequence);
+        if (writer->continues) {
+            writer_lose_track(drive, writer, model->sequence);
+            drive->unrecorded = model->unrecorded = true;
+        }
     }
 }
 

@@ -8,8 +8,9 @@
  * it; when what was missing is there, the request is handled again from the beginning.
  *
  * A path is looked at on libuv's pool, never on the loop.  It may hang for ever, with a thread of
- * the pool; so only few are looked at at a time, and nobody waits for one longer than PROBE_MS:
- * then it counts as one that cannot be looked at.
+ * the pool; so nobody waits for one longer than PROBE_MS: then it counts as one that cannot be
+ * looked at.  While it hangs it is not looked at again, so that a drive takes one thread at most,
+ * and not all threads are ever given to paths.
  */
 #include "daemon/server/internal.h"
 
@@ -19,8 +20,8 @@
 #include <string.h>
 
 #define PROBE_MS     5000u
-#define PROBES_MAX   2u    /* at a time: half of libuv's pool */
-#define ROUNDS_MAX   4096u /* of one request; what it needs changes under it */
+#define PROBES_MAX   (SERVER_POOL_THREADS - 4u)
+#define ROUNDS_MAX   16384u /* of one request: each path that it needs looked at takes one */
 #define BOOT_ID_SIZE 37
 
 /* A look at a path.  Lives until the pool is done with it, whoever waits. */
@@ -29,12 +30,14 @@ struct probe {
     struct server *server;     /* NULL: gone */
     struct deferral *deferral; /* NULL: nobody waits any more */
     bool running;
+    bool hangs; /* it was waited for in vain */
     char *path;
     char boot_id[BOOT_ID_SIZE];
     struct drive_probe result;
     int r;
     struct error error;
     TAILQ_ENTRY(probe) entry; /* server->probes */
+    struct probe *next;       /* that the deferral has looked at before */
 };
 
 struct deferral {
@@ -43,8 +46,8 @@ struct deferral {
     uint8_t *payload; /* owned */
     uint32_t payload_bytes;
     unsigned rounds;
-    struct probe *probe; /* looked at, or being so */
-    bool looked;
+    struct probe *probe; /* under way, or NULL */
+    struct probe *seen;  /* all that were looked at for this request */
     uv_timer_t patience; /* with a probe */
 };
 
@@ -66,7 +69,14 @@ static void probe_run(uv_work_t *work)
 }
 
 static void deferral_go_on(struct deferral *deferral);
+static void deferral_fail(struct deferral *deferral, int r, const struct error *error);
 static void start_probes(struct server *server);
+
+static void see(struct deferral *deferral, struct probe *probe)
+{
+    probe->next = deferral->seen;
+    deferral->seen = probe;
+}
 
 static void probe_done(uv_work_t *work, int status)
 {
@@ -86,7 +96,8 @@ static void probe_done(uv_work_t *work, int status)
         probe_free(probe);
         return;
     }
-    deferral->looked = true;
+    deferral->probe = NULL;
+    see(deferral, probe);
     deferral_go_on(deferral);
 }
 
@@ -144,10 +155,18 @@ static void patience_over(uv_timer_t *timer)
         mine->r = error_set(&mine->error, -ETIMEDOUT, "'%.200s' did not answer within %u seconds",
                             probe->path, PROBE_MS / 1000);
     }
+    probe->hangs = probe->running; /* one that did not get its turn may be well */
     probe_abandon(probe);
-    deferral->probe = mine;
-    deferral->looked = mine != NULL;
-    deferral_go_on(deferral);
+    deferral->probe = NULL;
+    if (mine && mine->path) {
+        see(deferral, mine);
+        deferral_go_on(deferral);
+        return;
+    }
+    free(mine);
+    struct error error;
+    error_set(&error, -ENOMEM, "out of memory for a request");
+    deferral_fail(deferral, -ENOMEM, &error);
 }
 
 static void format_boot_id(const uint8_t id[16], char ret[BOOT_ID_SIZE])
@@ -163,6 +182,18 @@ static void format_boot_id(const uint8_t id[16], char ret[BOOT_ID_SIZE])
         ret[at++] = digits[id[i] & 15];
     }
     ret[at] = '\0';
+}
+
+static bool path_hangs(const struct server *server, const char *path)
+{
+    const struct probe *probe;
+
+    TAILQ_FOREACH (probe, &server->probes, entry) {
+        if (probe->hangs && strcmp(probe->path, path) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static int probe_begin(struct deferral *deferral, const char *path)
@@ -181,28 +212,28 @@ static int probe_begin(struct deferral *deferral, const char *path)
     probe->server = server;
     probe->deferral = deferral;
     format_boot_id(model_get_settings(server->model)->boot_id, probe->boot_id);
-    if (deferral->probe) {
-        probe_abandon(deferral->probe);
-    }
     deferral->probe = probe;
-    deferral->looked = false;
+    bool hangs = path_hangs(server, path);
     TAILQ_INSERT_TAIL(&server->probes, probe, entry);
-    start_probes(server);
-    (void)uv_timer_start(&deferral->patience, patience_over, PROBE_MS, 0);
+    if (!hangs) {
+        start_probes(server);
+    }
+    (void)uv_timer_start(&deferral->patience, patience_over, hangs ? 0 : PROBE_MS, 0);
     return 0;
 }
 
 int request_look(const struct request *request, const char *path, struct sight *ret)
 {
-    const struct deferral *deferral = request->deferral;
+    const struct probe *probe = request->deferral ? request->deferral->seen : NULL;
 
-    if (!deferral || !deferral->looked || !deferral->probe->path ||
-        strcmp(deferral->probe->path, path) != 0) {
+    while (probe && strcmp(probe->path, path) != 0) {
+        probe = probe->next;
+    }
+    if (!probe) {
         free(request->server->look_at);
         request->server->look_at = strdup(path);
         return request->server->look_at ? -EAGAIN : -ENOMEM;
     }
-    const struct probe *probe = deferral->probe;
     *ret = (struct sight){.r = probe->r, .error = &probe->error};
     if (probe->r == 0) {
         ret->size = probe->result.size;
@@ -213,18 +244,6 @@ int request_look(const struct request *request, const char *path, struct sight *
         };
     }
     return 0;
-}
-
-int request_compare_evidence(const struct request *request, struct drive *drive,
-                             struct error *error)
-{
-    struct sight sight;
-
-    if (!drive->path || !drive->evidence) {
-        return 0;
-    }
-    int r = request_look(request, drive->path, &sight);
-    return r < 0 ? r : drive_compare_evidence(request->model, drive, &sight.drive, error);
 }
 
 /* ---- The request ---- */
@@ -241,11 +260,12 @@ void deferral_free(struct deferral *deferral)
     pending->session->deferral = NULL;
     model_fetch_release(&deferral->fetch);
     if (deferral->probe) {
-        if (deferral->looked) {
-            probe_free(deferral->probe);
-        } else {
-            probe_abandon(deferral->probe);
-        }
+        probe_abandon(deferral->probe);
+    }
+    struct probe *probe;
+    while ((probe = deferral->seen)) {
+        deferral->seen = probe->next;
+        probe_free(probe);
     }
     free(deferral->payload);
     pending_free(pending);
@@ -270,6 +290,14 @@ static int wait_for_it(struct deferral *deferral, struct error *error)
     return model_fetch(server->model, &deferral->fetch, error);
 }
 
+static void deferral_fail(struct deferral *deferral, int r, const struct error *error)
+{
+    struct pending *pending = deferral->pending;
+
+    reply_errno(pending->session, pending->operation, pending->cookie, r, error);
+    deferral_free(deferral);
+}
+
 static void deferral_go_on(struct deferral *deferral)
 {
     struct pending *pending = deferral->pending;
@@ -291,23 +319,22 @@ static void deferral_go_on(struct deferral *deferral)
         }
     }
     if (r < 0) {
-        reply_errno(session, frame.operation, frame.cookie, r, &error);
+        deferral_fail(deferral, r, &error);
+    } else {
+        deferral_free(deferral);
     }
-    deferral_free(deferral);
 }
 
 static void fetched(struct model_fetch *fetch, int r, const struct error *error)
 {
     struct deferral *deferral =
         (struct deferral *)((char *)fetch - offsetof(struct deferral, fetch));
-    struct pending *pending = deferral->pending;
 
     if (r < 0) {
-        reply_errno(pending->session, pending->operation, pending->cookie, r, error);
-        deferral_free(deferral);
-        return;
+        deferral_fail(deferral, r, error);
+    } else {
+        deferral_go_on(deferral);
     }
-    deferral_go_on(deferral);
 }
 
 int request_defer(const struct request *request, const struct frame *frame, struct error *error)

@@ -94,7 +94,9 @@ static int handle(const struct route *route, const struct request *request, stru
             return request_repeat(request, before, route->type, error);
         }
     }
-    return route->handler(request, error);
+    model_want_nothing(request->model);
+    int r = request_check(request, error);
+    return r < 0 ? r : route->handler(request, error);
 }
 
 /* The route of an operation, or NULL with words. */
@@ -130,6 +132,22 @@ static int take(struct request *request, const struct frame *frame, struct error
     request->cookie = frame->cookie;
     request->message = &message;
     return request->part ? route->handler(request, error) : handle(route, request, error);
+}
+
+int dispatch_check(const struct request *whole, uint16_t operation, const uint8_t *payload,
+                   uint32_t payload_bytes, struct error *error)
+{
+    struct request request = *whole;
+    union message message;
+
+    if (operation == OPERATION_TRANSACTION || message_request_type(operation) == MESSAGE_TYPES ||
+        message_decode(message_request_type(operation), payload, payload_bytes, 0, &message, NULL) <
+            0) {
+        return 0;
+    }
+    request.operation = operation;
+    request.message = &message;
+    return request_check(&request, error);
 }
 
 /* 0, or -EPROTO when the connection must end. */

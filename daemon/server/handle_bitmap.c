@@ -25,7 +25,7 @@ void fill_bitmap_info(const struct drive_bitmap *bitmap, struct bitmap_info_buff
         .reason = wire_string(bitmap->reason),
         .dirty_bytes = drive_bitmap_dirty_bytes(bitmap),
         .dirty_count = drive_bitmap_dirty_count(bitmap),
-        .untracked = wire_string(untracked_words(bitmap->untracked)),
+        .untracked = wire_string(untracked_words(drive_bitmap_untracked(bitmap))),
     };
 }
 

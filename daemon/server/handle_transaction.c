@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#define PARTS_MAX 65535u
+#define PARTS_MAX 1024u
 
 int request_transact(const struct request *request, const struct wire_uuid *id,
                      request_handler *parts, struct error *error)

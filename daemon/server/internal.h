@@ -85,6 +85,7 @@ struct session {
     int events;  /* that poll watches */
     bool paused; /* at a bound: frames wait in @in, or in the socket */
     bool in_unsent;
+    bool hung_up; /* the peer has, while a request was put off */
     bool flushing;
     bool out_of_memory; /* a reply could not be queued: the connection ends at its next flush */
 
@@ -172,6 +173,9 @@ bool session_at_bound(const struct session *session);
 /* Handles a request that was put off; -EAGAIN again, or what its handler says. */
 int dispatch_again(struct session *session, const struct frame *frame, struct deferral *deferral,
                    struct error *error);
+/* request_check() for one of a transaction's, if it can be understood. */
+int dispatch_check(const struct request *whole, uint16_t operation, const uint8_t *payload,
+                   uint32_t payload_bytes, struct error *error);
 /* One of a transaction's. */
 int dispatch_part(const struct request *whole, uint16_t operation, const uint8_t *payload,
                   uint32_t payload_bytes, struct error *error);
@@ -249,9 +253,14 @@ struct sight {
 
 /* 0; -EAGAIN (to be returned) when it has to be looked at first; -ENOMEM. */
 int request_look(const struct request *request, const char *path, struct sight *ret);
-/* The drive has no writers: what is under its path is held against the evidence kept. */
-int request_compare_evidence(const struct request *request, struct drive *drive,
-                             struct error *error);
+
+/* ---- prepare.c ---- */
+
+/*
+ * Looks at the drives that a request names and nobody watches, and asks for the bits that it will
+ * need; -EAGAIN as a handler.
+ */
+int request_check(const struct request *request, struct error *error);
 
 /* Does what @parts commits as one, and answers when that is acknowledged. */
 int request_transact(const struct request *request, const struct wire_uuid *id,

@@ -16,6 +16,9 @@
  */
 struct server;
 
+/* What libuv's pool should have: paths that hang may take all but four of them. */
+#define SERVER_POOL_THREADS 16u
+
 struct server_settings {
     uint32_t connections_max;
     uint32_t requests_max;  /* in flight on one connection */

@@ -250,6 +250,13 @@ static void ready(uv_poll_t *poll, int status, int events)
         session_close(session);
         return;
     }
+    if (session->deferral && events & UV_DISCONNECT) {
+        /* The last request is still done, as if it had not had to wait. */
+        session->hung_up = true;
+        session->events = 0;
+        (void)uv_poll_stop(&session->poll);
+        return;
+    }
     if (events & (UV_READABLE | UV_DISCONNECT) &&
         (session->state == SESSION_HELLO || session->state == SESSION_OPEN) && !session->paused) {
         read_some(session);
@@ -266,6 +273,9 @@ static void update_poll(struct session *session)
 {
     int events = UV_DISCONNECT;
 
+    if (session->hung_up && session->deferral) {
+        return;
+    }
     if ((session->state == SESSION_HELLO || session->state == SESSION_OPEN) && !session->paused &&
         !session->server->closing) {
         events |= UV_READABLE;

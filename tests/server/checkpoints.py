@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Checkpoints, transactions and drives' paths, in conversations with the daemon."""
 
+import array
+import ctypes
+import json
 import os
 import random
 import struct
@@ -340,6 +343,119 @@ def evidence():
         assert "no path" in client.since("nopath", "c")[0]["untracked"]
 
 
+def nothing_is_frozen_unseen():
+    """A write past the daemon is found before what has missed it stops recording."""
+    with Daemon() as daemon:
+        client = daemon.client()
+        path = os.path.join(daemon.directory, "drive")
+        with open(path, "wb") as file:
+            file.truncate(MIB)
+        drive = add(client, "d", 0, path=path)
+        create(client, "c1", "d")
+        for name in "abc":
+            client.must(BITMAP_CREATE, bitmap_create("d/" + name))
+
+        def validity(name):
+            return bitmap_info(client.must(BITMAP_SHOW, text("d/" + name)))["validity"]
+
+        def write():
+            time.sleep(0.02)
+            with open(path, "r+b") as file:
+                file.write(b"x")
+
+        write()
+        client.must(BITMAP_DISABLE, change("d/a"))
+        assert validity("a") == validity("b") == UNKNOWN
+        # What begins after the verdict is not blamed for what was before it.
+        create(client, "c2", "d")
+        assert client.since("d", "c1", "c2")[0]["validity"] == UNKNOWN
+        assert since(client, "d", "c2") == set()
+        client.must(BITMAP_CLEAR, bitmap_range("d/b", 0, 0, 4))
+        client.must(ATTACH, attach("d", "w"))
+        assert since(client, "d", "c2") == set() and validity("b") == EXACT
+        client.must(DETACH, struct.pack("<Q", drive))
+
+        write()
+        create(client, "c3", "d")
+        assert client.since("d", "c2", "c3")[0]["validity"] == UNKNOWN
+        assert since(client, "d", "c3") == set()
+        write()
+        client.must(TRANSACTION, transaction([(CHECKPOINT_CREATE, checkpoint_create("c4", ["d"]))]))
+        assert client.since("d", "c3", "c4")[0]["validity"] == UNKNOWN
+        client.must(BITMAP_CLEAR, bitmap_range("d/b", 0, 0, 4))
+        write()
+        touch(client, drive, 1)
+        assert validity("b") == UNKNOWN
+        assert client.since("d", "c4")[0]["validity"] == UNKNOWN
+        # A mark is somebody's writing: nothing is left to compare with.
+        create(client, "c5", "d")
+        touch(client, drive, 2)
+        head, _ = client.since("d", "c5")
+        assert head["validity"] == EXACT and "evidence" in head["untracked"], head
+
+        # Many drives in one checkpoint are each looked at.
+        names = []
+        for i in range(40):
+            with open("%s%d" % (path, i), "wb") as file:
+                file.truncate(MIB)
+            names.append("m%d" % i)
+            add(client, names[-1], 0, path=file.name)
+        create(client, "one", *names)
+        time.sleep(0.02)
+        with open(path + "7", "r+b") as file:
+            file.write(b"x")
+        create(client, "two", *names)
+        for i, name in enumerate(names):
+            expected = UNKNOWN if i == 7 else EXACT
+            assert client.since(name, "one", "two")[0]["validity"] == expected, name
+
+        # The peer may hang up as soon as it has asked.
+        client.must(ATTACH, attach("m0", "w"))
+        ident = drive_info(client.must(DRIVE_SHOW, text("m0")))["id"]
+        client.request(DETACH, struct.pack("<Q", ident))
+        client.socket.shutdown(1)
+        assert client.reply()[2] == OK
+        client = daemon.client()
+        info = drive_info(client.must(DRIVE_SHOW, text("m0")))
+        assert info["lost_writers"] == info["writers"] == 0, info
+
+
+def paths_that_hang():
+    libc = ctypes.CDLL(None, use_errno=True)
+    # FAN_CLASS_CONTENT | FAN_CLOEXEC; then FAN_MARK_ADD, FAN_OPEN_PERM: opening waits for us.
+    guard = libc.fanotify_init(5, os.O_RDONLY)
+    if guard < 0:
+        assert os.environ.get("CI") != "true", "fanotify needs root"
+        print("no fanotify: skipped")
+        return
+    with Daemon() as daemon:
+        client, others = daemon.client(), daemon.client()
+        for name in ["hung", "well"]:
+            with open(os.path.join(daemon.directory, name), "wb") as file:
+                file.truncate(MIB)
+            add(client, name, 0, path=file.name)
+            create(client, "a", name)
+        path = os.path.join(daemon.directory, "hung")
+        assert libc.fanotify_mark(guard, 1, ctypes.c_uint64(0x10000), -100, path.encode()) == 0
+        try:
+            started = time.monotonic()
+            client.request(ATTACH, attach("hung", "w"))
+            others.must(ATTACH, attach("well", "w"))
+            assert "untracked" in drive_info(others.must(DRIVE_SHOW, text("hung")))
+            assert client.reply()[2] == OK
+            waited = time.monotonic() - started
+            assert waited > 4, waited
+            head, _ = client.since("hung", "a")
+            assert head["validity"] == EXACT and "looked at" in head["untracked"], head
+            # It is not waited for again.
+            for i in range(20):
+                others.must(ATTACH, attach("hung", "v")) if i == 0 else None
+                assert client.call(ATTACH, attach("hung", "v"))[0] == BUSY
+            assert time.monotonic() - started < waited + 60
+        finally:
+            os.close(guard)  # lets the open go on
+
+
 def unproven_is_unknown():
     with Daemon("identity: {on_unproven: unknown}\n") as daemon:
         client = daemon.client()
@@ -391,7 +507,70 @@ def writers_that_go_on():
         assert client.since("d", "e")[0]["validity"] == EXACT
 
 
+def bitmapctl(daemon, *words):
+    result = subprocess.run([os.environ["BITMAPCTL"], "-s", daemon.socket, *words],
+                            capture_output=True, text=True)
+    return result.returncode, result.stdout, result.stderr
+
+
+def verified_while_it_is_written():
+    with Daemon("defaults: {granularity: 512}\n") as daemon:
+        client = daemon.client()
+        path, copy = (os.path.join(daemon.directory, name) for name in ("drive", "copy"))
+        size = 80 * MIB
+        for name in (path, copy):
+            with open(name, "wb") as file:
+                file.truncate(size)
+        drive = add(client, "d", 0, path=path)
+        client.must(ATTACH, attach("d", "w"))
+        create(client, "a", "d")
+        stop, generator = threading.Event(), random.Random(3)
+
+        def write():
+            with open(path, "r+b") as file:
+                while not stop.is_set():
+                    offset = generator.randrange(size)
+                    client.must(MARK, mark(drive, [(offset, 1)]))
+                    file.seek(offset)
+                    file.write(b"x")
+                    file.flush()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for _ in range(4):
+                code, output, error = bitmapctl(daemon, "verify", "d", "--since", "a", "--against",
+                                                copy)
+                assert code == 0, (code, output, error)
+        finally:
+            stop.set()
+            thread.join()
+        # More than fit beside one map, none of them marked; then some of them are.
+        with open(path, "r+b") as file:
+            for i in range(0, size, 1024):
+                file.seek(i)
+                file.write(b"y")
+        create(client, "b", "d")
+        code, output, _ = bitmapctl(daemon, "-o", "json", "verify", "d", "--since", "b",
+                                    "--against", copy)
+        found = json.loads(output)
+        assert code == 8 and found["missed_count"] >= size // 1024, (code, found["missed_count"])
+        assert len(found["missed"]) > 65536
+        client.must(MARK, mark(drive, [(0, size - 1024)]))
+        code, output, _ = bitmapctl(daemon, "-o", "json", "verify", "d", "--since", "b",
+                                    "--against", copy)
+        found = json.loads(output)
+        assert code == 8 and found["missed"] == [{"offset": size - 1024, "length": 512}], found
+
+
 def retention():
+    with Daemon("retention: {count: 1}\n") as daemon:
+        client = daemon.client()
+        add(client, "d")
+        for i in range(3):
+            create(client, "c%d" % i, "d")
+        assert since(client, "d", "c1") == set()
+        assert [c["name"] for c in client.checkpoints()] == ["c1", "c2"]
     with Daemon("retention: {count: 3}\n") as daemon:
         client = daemon.client()
         drive = add(client, "d")
@@ -411,28 +590,48 @@ def retention():
 
 
 def maps_while_marks_go_on():
-    """Alternating granules of a large drive, read slowly and by several at once."""
+    """Alternating granules of a large drive, read by several at once, one of them bitmapctl."""
+    runs = int(os.environ.get("BITMAPD_TEST_RUNS", 1 << 21))
     with Daemon() as daemon:
         client = daemon.client()
-        drive = add(client, "d", 1 << 44)
+        drive = add(client, "d", 4 * runs * G)
         create(client, "a", "d")
-        chunk = 1 << 19
-        pairs = [((2 * i + 1) * G, 1) for i in range(chunk)]
-        for i in range(0, chunk, 32768):
-            client.must(MARK, mark(drive, pairs[i:i + 32768]))
+        for first in range(0, runs, 32768):
+            pairs = array.array("Q", bytes(2 * 8 * 32768))
+            pairs[0::2] = array.array("Q", range((2 * first + 1) * G, 2 * (first + 32768) * G, 2 * G))
+            pairs[1::2] = array.array("Q", [1]) * 32768
+            client.must(MARK, struct.pack("<QQI", drive, 0, 32768) + pairs.tobytes())
         create(client, "b", "d")
         before = daemon.rss()
-        readers = [daemon.client() for _ in range(3)]
+        readers = [daemon.client() for _ in range(2)]
         cookies = [reader.request(CHECKPOINT_MAP, checkpoint_map("d", "a")) for reader in readers]
-        for i in range(200):
-            touch(client, drive, 2 * chunk + 5 + i)
+        program = subprocess.Popen([os.environ["BITMAPCTL"], "-s", daemon.socket, "-o", "ndjson",
+                                    "map", "d", "--since", "a"], stdout=subprocess.PIPE)
+        tail, most = b"", before
+        while data := program.stdout.read(1 << 20):
+            tail = (tail + data)[-4096:]
+            touch(client, drive, 2 * runs + 5)
+            most = max(most, daemon.rss())
+        _, status, usage = os.wait4(program.pid, 0)
+        end = json.loads(tail.splitlines()[-1])
+        assert status == 0 and end["complete"] and end["tuples"] >= runs, (status, end)
+        # A child begins with what its parent had.
+        assert usage.ru_maxrss < 64 * KIB, usage.ru_maxrss
         for reader, cookie in zip(readers, cookies):
-            head, runs = reader.map_replies(cookie, True)
-            assert head["validity"] == EXACT and len(runs) >= chunk
-            assert runs[:chunk] == [(offset, G) for offset, _ in pairs]
-        assert daemon.rss() - before < 64 * MIB, daemon.rss() - before
+            count = 0
+            while True:
+                _, flags, status, answered, body = reader.reply()
+                assert status == OK and answered == cookie
+                if not flags & MORE:
+                    assert struct.unpack_from("<Q", body)[0] == end["tuples"]
+                    break
+                most = max(most, daemon.rss())
+                count += 1
+        # Two bitmaps' worth for each map, and buffers.
+        assert most - before < 8 * (4 * runs // 8) + 32 * MIB, most - before
 
 
 run([maps_between_checkpoints, all_drives_or_none, restarts_and_eviction, requests_in_order,
-     transactions, evidence, unproven_is_unknown, writers_that_go_on, retention,
+     transactions, evidence, nothing_is_frozen_unseen, paths_that_hang, unproven_is_unknown, writers_that_go_on,
+     verified_while_it_is_written, retention,
      maps_while_marks_go_on])

@@ -2,20 +2,19 @@
 /*
  * The promise, held against what a start makes of a crash:
  *
+ *   - what is there is what was there at one moment, at which all that was acknowledged had been
+ *     done (judge_facts.c); so a transaction is there as a whole or not at all;
  *   - a mark that was acknowledged and not cleared since is dirty, or its
  *     bitmap is unknown;
+ *   - the same of every checkpoint's bitmap, from it until the next (judge_history.c);
  *   - a crash alone makes no bitmap of a power-loss drive unknown, and a kill none
- *     at all;
+ *     at all, but for a writer that goes on without us: that has to;
  *   - an exact bitmap has no bits that nobody asked for;
- *   - what was made and acknowledged is there, what was removed is not;
  *   - the container passes its check with leaks at most.
  *
  * The start itself may be cut short by another crash, and that by a third.
  */
 #include "tests/sim/internal.h"
-
-#include "daemon/container/container.h"
-#include "daemon/drive/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,18 +24,6 @@
 
 uint64_t world_states, world_unknown, world_refused;
 unsigned world_again;
-
-/* A start that is being judged. */
-struct trial {
-    const struct world *world;
-    struct process process;
-    uint64_t random;
-    uint8_t outages; /* of power, since the workload */
-    bool evicted;    /* caches were let go of after a failed sync */
-    bool damaged;
-    unsigned depth;
-    const char *how; /* the last crash */
-};
 
 static const char *const fate_names[SIMDIR_FATES] = {
     [SIMDIR_DROP] = "unsynced lost",
@@ -48,48 +35,90 @@ static const char *const fate_names[SIMDIR_FATES] = {
     [SIMDIR_EVICT] = "killed, cache evicted",
 };
 
-static void broken(const struct trial *trial, unsigned d, unsigned b, const char *what,
-                   unsigned spot)
+void broken(const struct trial *trial, unsigned d, const char *name, const char *what,
+            unsigned spot)
 {
-    fail_msg("state %llu, %s, depth %u: %s/b%u: %s (spot %u); acknowledged %llu durable, %llu "
-             "written, of %llu",
-             (unsigned long long)world_states, trial->how, trial->depth, drive_names[d], b, what,
+    fail_msg("state %llu, %s, depth %u: %s/%s: %s (spot %u); acknowledged %llu durable, %llu "
+             "written, of %llu; found %llu to %llu",
+             (unsigned long long)world_states, trial->how, trial->depth, drive_names[d], name, what,
              spot, (unsigned long long)trial->world->acked_durable,
              (unsigned long long)trial->world->acked_written,
-             (unsigned long long)trial->world->issued);
+             (unsigned long long)trial->world->issued, (unsigned long long)trial->prefix.low,
+             (unsigned long long)trial->prefix.high);
 }
 
-/* Up to which sequence everything has to be there. */
-static uint64_t promised(const struct trial *trial)
+/* ---- Bits ---- */
+
+bool place_dirty(const struct bitmap *bits, unsigned s)
 {
-    const struct world *world = trial->world;
-
-    return trial->outages == 0 && world->acked_written > world->acked_durable
-               ? world->acked_written
-               : world->acked_durable;
-}
-
-static void judge_spot(const struct trial *trial, const struct spot *spot, unsigned d,
-                       const struct drive_bitmap *bitmap, unsigned b, unsigned s, bool dirty)
-{
-    uint64_t upto = promised(trial);
-    bool must = false, may = false;
-
-    for (unsigned i = 0; i < spot->count; i++) {
-        const struct spot_event *event = &spot->events[i];
-        bool acked = event->acked && (d == 0 || trial->outages == 0);
-        if (event->sequence <= upto || acked) {
-            must = may = event->dirty;
-        } else {
-            must &= event->dirty;
-            may |= event->dirty;
-        }
+    if (s == TAIL) {
+        return bitmap_size_bytes(bits) > DRIVE_BYTES &&
+               bitmap_test_all(bits, DRIVE_BYTES, bitmap_size_bytes(bits) - DRIVE_BYTES);
     }
+    return bitmap_test_all(bits, s * SPOT_STRIDE, 512);
+}
+
+bool has_stray_bits(const struct bitmap *bits)
+{
+    uint64_t size = bitmap_size_bytes(bits), known = 0;
+
+    /* What a coarse bitmap has of a spot is no more than 4096 bytes in a finer one. */
+    for (unsigned s = 0; s < SPOTS; s++) {
+        known += bitmap_count_range(bits, s * SPOT_STRIDE, 4096);
+    }
+    if (place_dirty(bits, TAIL)) {
+        known += bitmap_count_range(bits, DRIVE_BYTES, size - DRIVE_BYTES);
+    }
+    return bitmap_count(bits) != known;
+}
+
+void judge_place(const struct trial *trial, unsigned d, const char *name,
+                 const struct drive_bitmap *bitmap, unsigned s, bool dirty, bool must, bool may)
+{
     if (must && !dirty) {
-        broken(trial, d, b, "an acknowledged mark is missing", s);
+        broken(trial, d, name, "an acknowledged mark is missing", s);
     }
     if (dirty && !may && bitmap->validity == VALIDITY_EXACT && !trial->damaged) {
-        broken(trial, d, b, "an exact bitmap is dirty without a mark", s);
+        broken(trial, d, name, "an exact bitmap is dirty without a mark", s);
+    }
+}
+
+/* ---- Bitmaps ---- */
+
+void judge_validity(const struct trial *trial, unsigned d, const char *name,
+                    const struct drive_bitmap *bitmap, const struct spot *unknown)
+{
+    bool must, may, must_now = false, may_now = false;
+
+    if (trial->damaged) {
+        return;
+    }
+    spot_look(unknown, &trial->prefix, &must, &may);
+    if (d == 0 && bitmap->recording) {
+        spot_look(&trial->world->continues, &trial->prefix, &must_now, &may_now);
+    }
+    /* A failing power, or a sync that failed, does this to process-crash drives: to what records,
+     * which the next checkpoint may have sealed since. */
+    may |= d == 1 && (trial->world->faults || (trial->outages > 0 && bitmap->recording));
+    if (bitmap->validity == VALIDITY_UNKNOWN && !may && !may_now) {
+        broken(trial, d, name, bitmap->reason, 0);
+    }
+    if (bitmap->validity != VALIDITY_UNKNOWN && (must || must_now)) {
+        broken(trial, d, name, "it should be unknown", 0);
+    }
+}
+
+static void judge_gap(const struct trial *trial, unsigned d, const char *name,
+                      const struct shadow *shadow, const struct drive_bitmap *bitmap)
+{
+    bool must = false, may;
+
+    if (d == 0 && !bitmap->recording) {
+        spot_look(&trial->world->continues, &trial->prefix, &must, &may);
+    }
+    must |= shadow->gap && shadow->gap <= trial->prefix.low;
+    if (must && !bitmap->gap && !trial->damaged) {
+        broken(trial, d, name, "the gap is forgotten", 0);
     }
 }
 
@@ -97,61 +126,45 @@ static void judge_bitmap(const struct trial *trial, unsigned d, unsigned b,
                          const struct drive_bitmap *bitmap)
 {
     const struct shadow *shadow = &trial->world->shadows[d][b];
-    uint64_t dirty_granules = 0;
 
+    judge_validity(trial, d, bitmap->name, bitmap, &shadow->unknown);
     if (bitmap->validity == VALIDITY_UNKNOWN) {
         world_unknown++;
-        /* A crash alone does this to process-crash drives only, and only with the power. */
-        bool right = trial->damaged || (d == 1 && (trial->outages > 0 || trial->world->faults));
-        if (!right) {
-            broken(trial, d, b, bitmap->reason, 0);
-        }
         return;
     }
     /* Between a failed sync and the verdict, written marks of process-crash drives hang on a cache
      * that need not have them; and so do the gaps that they make. */
     bool marks_promised = d == 0 || !simdir_sync_failed(trial->world->process.dir);
-    if (marks_promised && shadow->gap && shadow->gap <= promised(trial) && !bitmap->gap &&
-        !trial->damaged) {
-        broken(trial, d, b, "the gap is forgotten", 0);
+    if (marks_promised) {
+        judge_gap(trial, d, bitmap->name, shadow, bitmap);
     }
-    for (unsigned s = 0; s < SPOTS; s++) {
-        bool dirty = bitmap_test_all(bitmap->bits, s * SPOT_STRIDE, 512);
-        if (marks_promised) {
-            judge_spot(trial, &shadow->spots[s], d, bitmap, b, s, dirty);
+    for (unsigned s = 0; s < PLACES && marks_promised; s++) {
+        bool must, may;
+        if (s == TAIL && bitmap->drive->size == DRIVE_BYTES) {
+            continue;
         }
-        dirty_granules += dirty;
+        spot_look(&shadow->spots[s], &trial->prefix, &must, &may);
+        judge_place(trial, d, bitmap->name, bitmap, s, place_dirty(bitmap->bits, s), must, may);
     }
-    if (bitmap->validity == VALIDITY_EXACT && bitmap_count(bitmap->bits) != dirty_granules) {
-        broken(trial, d, b, "there are stray bits", 0);
+    if (bitmap->validity == VALIDITY_EXACT && has_stray_bits(bitmap->bits)) {
+        broken(trial, d, bitmap->name, "there are stray bits", 0);
     }
 }
 
-static void judge_model(const struct trial *trial, struct model *model)
+static void judge_model(struct trial *trial, struct model *model)
 {
-    uint64_t upto = promised(trial);
-
+    judge_facts(trial, model);
     for (unsigned d = 0; d < DRIVES; d++) {
-        uint64_t added = trial->world->drive_added[d];
         if (!world_drive(model, d)) {
-            if (added && added <= upto && !trial->damaged) {
-                broken(trial, d, 0, "the drive is gone", 0);
-            }
             continue;
         }
         for (unsigned b = 0; b < BITMAPS; b++) {
-            const struct shadow *shadow = &trial->world->shadows[d][b];
             const struct drive_bitmap *bitmap = world_bitmap(model, d, b);
             if (bitmap) {
-                if (!trial->damaged && (!shadow->made || (shadow->deleted > shadow->made &&
-                                                          shadow->deleted <= upto))) {
-                    broken(trial, d, b, "it should not be there", 0);
-                }
                 judge_bitmap(trial, d, b, bitmap);
-            } else if (shadow_exists(shadow) && shadow->made <= upto && !trial->damaged) {
-                broken(trial, d, b, "the bitmap is gone", 0);
             }
         }
+        judge_history(trial, model, d);
     }
 }
 
@@ -175,9 +188,11 @@ static void check_container(const struct trial *trial, struct simdir *dir)
     int r = container_check(file, show, NULL, &report, &error);
     file_close(file);
     if (r < 0 || report.corruptions > 0) {
-        broken(trial, 0, 0, r < 0 ? error.text : "the container is corrupt", 0);
+        broken(trial, 0, "", r < 0 ? error.text : "the container is corrupt", 0);
     }
 }
+
+/* ---- Starts ---- */
 
 static void judge(struct trial *trial, struct simdir *dir);
 
@@ -222,17 +237,17 @@ static void judge(struct trial *trial, struct simdir *dir)
     int r = process_start(&trial->process, &error);
     if (r < 0) {
         if (!trial->damaged) {
-            broken(trial, 0, 0, error.text, 0);
+            broken(trial, 0, "", error.text, 0);
         }
         assert_true(error.text[0] != '\0');
         world_refused++;
     } else {
         if (!trial->damaged && model_degraded_reason(trial->process.model)[0]) {
-            broken(trial, 0, 0, model_degraded_reason(trial->process.model), 0);
+            broken(trial, 0, "", model_degraded_reason(trial->process.model), 0);
         }
+        trial->process.at_call = NULL;
         judge_model(trial, trial->process.model);
         if (!trial->damaged) {
-            trial->process.at_call = NULL;
             check_container(trial, dir);
         }
         /* What the start has found out is as good as acknowledged. */
@@ -262,80 +277,4 @@ void world_judge_damaged(const struct world *world, struct simdir *after, uint64
         .world = world, .random = seed, .damaged = true, .depth = 1, .how = "damaged"};
 
     judge(&trial, after);
-}
-
-/* ---- Going on ---- */
-
-/* What is there is what the client goes on from. */
-static void adopt(struct world *world)
-{
-    uint64_t sequence = model_sequence(world->process.model);
-
-    for (unsigned d = 0; d < DRIVES; d++) {
-        world->drive_added[d] = world_drive(world->process.model, d) ? sequence : 0;
-        for (unsigned b = 0; b < BITMAPS; b++) {
-            const struct drive_bitmap *bitmap = world_bitmap(world->process.model, d, b);
-            struct shadow *shadow = &world->shadows[d][b];
-            *shadow = (struct shadow){0};
-            if (!bitmap) {
-                continue;
-            }
-            shadow->made = sequence;
-            shadow->disabled = !bitmap->recording;
-            shadow->gap = bitmap->gap ? sequence : 0;
-            for (unsigned s = 0; s < SPOTS; s++) {
-                spot_note(&shadow->spots[s], sequence,
-                          bitmap_test_all(bitmap->bits, s * SPOT_STRIDE, 512));
-            }
-        }
-    }
-    world->acked_written = world->acked_durable = world->issued = sequence;
-    world->writer = NULL;
-    memset(world->unsettled, 0, sizeof world->unsettled);
-    memset(world->lost, 0, sizeof world->lost);
-    const struct drive *drive = world_drive(world->process.model, 0);
-    world->unaccounted = drive && drive_has_unaccounted(drive);
-}
-
-void world_adopt(struct world *world, const struct process *process)
-{
-    memset(world, 0, sizeof *world);
-    TAILQ_INIT(&world->ops);
-    world->process = *process;
-    simdir_watch(process->dir, process_at_call, &world->process);
-    adopt(world);
-}
-
-void world_crash(struct world *world, enum simdir_fate fate, uint64_t seed)
-{
-    struct simdir *after = simdir_crash(world->process.dir, fate, seed);
-    struct simdir *copy = simdir_crash(after, SIMDIR_KILL, seed);
-    void (*hook)(struct process * process) = world->process.at_call;
-    struct error error;
-
-    world_judge(world, copy, fate, seed);
-    uint8_t boot = (uint8_t)(world->process.settings.boot_id[2] + !simdir_fate_is_kill(fate));
-    uint32_t cluster_bits = world->process.settings.cluster_bits;
-    world_kill(world);
-    process_init(&world->process, after, cluster_bits, seed);
-    world->process.settings.boot_id[2] = boot;
-    if (process_start(&world->process, &error) < 0) {
-        fail_msg("start: %s", error.text);
-    }
-    adopt(world);
-    for (unsigned d = 0; d < DRIVES; d++) {
-        for (unsigned b = 0; b < BITMAPS; b++) {
-            struct drive_bitmap *bitmap = world_bitmap(world->process.model, d, b);
-            if (bitmap && bitmap->validity == VALIDITY_UNKNOWN) {
-                struct record record = {.type = RECORD_BITMAP_CLEAR_ALL,
-                                        .drive = bitmap->drive->id,
-                                        .bitmap = bitmap->id};
-                assert_int_equal(model_commit(world->process.model, &record, &error), 0);
-                world_wait(world, record.sequence, ACK_DURABLE);
-            }
-        }
-    }
-    world_settle(world);
-    adopt(world);
-    world->process.at_call = hook;
 }

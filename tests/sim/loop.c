@@ -2,6 +2,7 @@
 /*
  * The part of libuv that the model uses, with a clock that moves when it is
  * told to.  A turn calls due timers, prepare handles, and what was closed, in libuv's order.
+ * Work for the pool makes no disk calls, so one step does it; what it did is told in a later turn.
  */
 #include "tests/sim/sim.h"
 
@@ -13,6 +14,7 @@
 
 #define HANDLES_MAX 16u
 #define LATER_MAX   16u
+#define POOL_MAX    16u
 
 #define ACTIVE      1u /* in handle->flags */
 
@@ -29,6 +31,9 @@ struct sim {
     uv_prepare_t *prepares[HANDLES_MAX];
     struct later later[LATER_MAX];
     unsigned n_later;
+    uv_work_t *pool[POOL_MAX]; /* to be done */
+    uv_work_t *done[POOL_MAX]; /* to be told */
+    unsigned n_pool, n_done;
     struct sim_workers *workers;
 };
 
@@ -50,7 +55,7 @@ struct sim *sim_new(uint64_t seed)
 
 void sim_free(struct sim *sim)
 {
-    assert(sim->n_later == 0);
+    assert(sim->n_later == 0 && sim->n_pool == 0 && sim->n_done == 0);
     for (unsigned i = 0; i < HANDLES_MAX; i++) {
         assert(!sim->timers[i] && !sim->prepares[i]);
     }
@@ -89,6 +94,35 @@ static bool due(const struct sim *sim, const uv_timer_t *timer)
     return timer && (timer->flags & ACTIVE) && timer->timeout <= sim->now_ms;
 }
 
+/* Takes out one of @works, any of them: there are several threads. */
+static uv_work_t *take_work(struct sim *sim, uv_work_t *works[], unsigned *count)
+{
+    unsigned i = (unsigned)(sim_random(sim) % *count);
+    uv_work_t *work = works[i];
+
+    works[i] = works[--*count];
+    return work;
+}
+
+static bool report_pool(struct sim *sim)
+{
+    bool any = sim->n_done > 0;
+
+    if (any) {
+        uv_work_t *work = take_work(sim, sim->done, &sim->n_done);
+        work->after_work_cb(work, 0);
+    }
+    return any;
+}
+
+static void pool_step(struct sim *sim)
+{
+    uv_work_t *work = take_work(sim, sim->pool, &sim->n_pool);
+
+    work->work_cb(work);
+    sim->done[sim->n_done++] = work;
+}
+
 static bool turn(struct sim *sim)
 {
     bool done = false;
@@ -111,6 +145,7 @@ static bool turn(struct sim *sim)
         }
     }
     done |= sim_workers_report(sim);
+    done |= report_pool(sim);
     unsigned n = sim->n_later;
     for (unsigned i = 0; i < n; i++) {
         sim->later[i].fn(sim->later[i].opaque);
@@ -123,14 +158,18 @@ static bool turn(struct sim *sim)
 
 bool sim_step(struct sim *sim)
 {
-    unsigned ready = sim_workers_ready(sim);
+    unsigned workers = sim_workers_ready(sim), ready = workers + (sim->n_pool > 0);
     unsigned choice = (unsigned)(sim_random(sim) % (ready + 1));
 
-    if (choice < ready) {
+    if (choice < workers) {
         sim_worker_step(sim, choice);
         return true;
     }
-    return turn(sim) || ready > 0 || sim_workers_ready(sim) > 0;
+    if (choice < ready) {
+        pool_step(sim);
+        return true;
+    }
+    return turn(sim) || ready > 0 || sim_workers_ready(sim) > 0 || sim->n_pool > 0;
 }
 
 bool sim_pass_time(struct sim *sim)
@@ -217,6 +256,24 @@ int uv_prepare_start(uv_prepare_t *prepare, uv_prepare_cb cb)
 int uv_is_active(const uv_handle_t *handle)
 {
     return handle->flags & ACTIVE;
+}
+
+/* What keeps a loop running is of no interest: nobody waits for its end. */
+void uv_unref(uv_handle_t *handle)
+{
+    (void)handle;
+}
+
+int uv_queue_work(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_work_cb done)
+{
+    struct sim *sim = sim_of(loop);
+
+    assert(sim->n_pool + sim->n_done < POOL_MAX);
+    work->loop = loop;
+    work->work_cb = run;
+    work->after_work_cb = done;
+    sim->pool[sim->n_pool++] = work;
+    return 0;
 }
 
 static void closed(void *opaque)

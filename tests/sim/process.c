@@ -18,6 +18,9 @@ void process_at_call(void *opaque)
 
 void process_init(struct process *process, struct simdir *dir, uint32_t cluster_bits, uint64_t seed)
 {
+    uint64_t random = seed;
+    uint64_t cache = simdisk_random(&random) % 3, retention = simdisk_random(&random) % 3;
+
     simdir_forget(dir);
     *process = (struct process){
         .random = seed,
@@ -36,6 +39,9 @@ void process_init(struct process *process, struct simdir *dir, uint32_t cluster_
                 .durability = DURABILITY_POWER_LOSS,
                 .drives_max = 10,
                 .bitmaps_max = 100,
+                /* Nothing, a bitmap or two, everything. */
+                .cache_max = cache == 0 ? 0 : cache == 1 ? 1500 : 1 << 20,
+                .retention_count = retention == 0 ? 4 : 0,
                 .unsettled_max = 1000,
             },
     };

@@ -43,10 +43,11 @@ static void judge_fate(const struct world *world, enum simdir_fate fate, uint64_
 /* All that can have become of the directory at this moment. */
 static void every_fate(struct process *process)
 {
-    const struct world *world = (struct world *)process;
+    struct world *world = (struct world *)process;
     uint64_t random = simdisk_random(&process->random);
     unsigned unsynced = simdir_unsynced(process->dir);
 
+    world_notice(world);
     calls++;
     if (calls % sample != 0) {
         return;
