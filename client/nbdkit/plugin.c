@@ -42,6 +42,7 @@ static struct {
     char writer_default[NAME_BYTES_MAX + 1];
     uint64_t mark_align_bytes;
     unsigned reconnect_timeout_s;
+    bool continues;
 } config = {
     .mark_align_bytes = 1,
     .reconnect_timeout_s = RECONNECT_TIMEOUT_DEFAULT_S,
@@ -93,6 +94,14 @@ static int plugin_config(const char *key, const char *value)
     if (strcmp(key, "reconnect-timeout") == 0) {
         return nbdkit_parse_unsigned(key, value, &config.reconnect_timeout_s);
     }
+    if (strcmp(key, "on-lost") == 0) {
+        config.continues = strcmp(value, "continue") == 0;
+        if (!config.continues && strcmp(value, "error") != 0) {
+            nbdkit_error("on-lost: expected error or continue, got \"%s\"", value);
+            return -1;
+        }
+        return 0;
+    }
     nbdkit_error("unknown parameter \"%s\"", key);
     return -1;
 }
@@ -142,16 +151,19 @@ static int plugin_config_complete(void)
     return 0;
 }
 
-#define plugin_config_help                                                     \
-    "[file=]RAW        (required) The raw drive: a file or a block device.\n"  \
-    "drive=NAME        (required) Its name in bitmapd.\n"                      \
-    "socket=PATH       bitmapd's socket, default $BITMAPD_SOCKET or\n"         \
-    "                  /run/bitmapd/bitmapd.sock.\n"                           \
-    "writer=TOKEN      Who writes, for bitmapd; default nbdkit-NAME.\n"        \
-    "mark-align=SIZE   Mark ranges aligned to this power of two.\n"            \
-    "reconnect-timeout=SECONDS\n"                                              \
-    "                  How long writes wait for bitmapd to come back before\n" \
-    "                  they fail, default 25."
+#define plugin_config_help                                                        \
+    "[file=]RAW        (required) The raw drive: a file or a block device.\n"     \
+    "drive=NAME        (required) Its name in bitmapd.\n"                         \
+    "socket=PATH       bitmapd's socket, default $BITMAPD_SOCKET or\n"            \
+    "                  /run/bitmapd/bitmapd.sock.\n"                              \
+    "writer=TOKEN      Who writes, for bitmapd; default nbdkit-NAME.\n"           \
+    "mark-align=SIZE   Mark ranges aligned to this power of two.\n"               \
+    "reconnect-timeout=SECONDS\n"                                                 \
+    "                  How long writes wait for bitmapd to come back, default\n"  \
+    "                  25.\n"                                                     \
+    "on-lost=error|continue\n"                                                    \
+    "                  Whether they fail then, or go on without marks; default\n" \
+    "                  error."
 
 /* ---- Life ---- */
 
@@ -185,6 +197,7 @@ static int plugin_get_ready(void)
         .size_bytes = drive_size_bytes(drive),
         .align_bytes = config.mark_align_bytes,
         .reconnect_timeout_s = config.reconnect_timeout_s,
+        .continues = config.continues,
         .sync = plugin_sync,
         .report = plugin_report,
         .opaque = drive,

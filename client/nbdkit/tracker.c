@@ -32,6 +32,30 @@
  * - Marks are freed by the thread (but refused ones, which it never sees
  *   again), so that it may look at them without the mutex.  It alone uses
  *   their ids, which change when the connection is made anew.
+ *
+ * The daemon and we, as far as it decides about writes (tracker->state):
+ *
+ *                .---connection lost---.
+ *                v                     |
+ *     start --> AWAY --marks are back--> ONLINE
+ *                |                     |
+ *                | given up by the library, or the writer was
+ *                v                     v
+ *               DOWN  writes fail until an attempt succeeds: ONLINE
+ *
+ *     with settings.continues, and unless the writer was given up:
+ *
+ *               AWAY --first attempt has failed--> CONTINUING --attached--> AWAY
+ *
+ * - A writer that continues has said so when it attached, durably, so that the
+ *   daemon makes the drive unknown when it loses it and until it resumes.  No
+ *   write begins without a mark before the daemon must have lost it: its own
+ *   side of the connection may outlive ours by a moment, but then the first
+ *   attempt to come back finds the token busy and does not count.
+ * - What is written then is in the table as ever, and settled by syncs, so that
+ *   what is not stable when the daemon is back is marked before RESUME; new
+ *   writes wait for their marks from ATTACH on, and RESUME for the end of those
+ *   that began before, and for a sync that covers them.
  */
 #include "client/nbdkit/tracker_private.h"
 
@@ -223,7 +247,7 @@ static int tracker_make_room(struct tracker *tracker)
 {
     for (;;) {
         size_t half = tracker->unsettled_max / 2;
-        if (tracker->down) {
+        if (tracker->state == TRACKER_DOWN) {
             return -EIO;
         }
         if (tracker->unsettled < half) {
@@ -254,7 +278,7 @@ static int tracker_make_room(struct tracker *tracker)
     }
 }
 
-/* A new mark for a range that has none, queued, without writers. */
+/* A new mark for a range that has none, without writers; queued, unless nobody is to be asked. */
 static int tracker_add_mark(struct tracker *tracker, const struct bitmapd_range *range,
                             struct tracker_mark **ret_mark)
 {
@@ -263,15 +287,19 @@ static int tracker_add_mark(struct tracker *tracker, const struct bitmapd_range 
         return -ENOMEM;
     }
     mark->range = *range;
-    mark->state = MARK_QUEUED;
     LIST_INSERT_HEAD(tracker_bucket(tracker, range), mark, bucket);
+    tracker->unsettled++;
+    *ret_mark = mark;
+    if (tracker->state == TRACKER_CONTINUING) {
+        mark->state = MARK_ACKED;
+        return 0;
+    }
+    mark->state = MARK_QUEUED;
     bool first = TAILQ_EMPTY(&tracker->queued);
     TAILQ_INSERT_TAIL(&tracker->queued, mark, queue);
-    tracker->unsettled++;
     if (first) {
         tracker_wake_thread(tracker);
     }
-    *ret_mark = mark;
     return 0;
 }
 
@@ -301,7 +329,7 @@ static int tracker_write_begin_locked(struct tracker *tracker, const struct bitm
         }
         mark = tracker_find(tracker, range); /* the lock may have been dropped */
     }
-    if (tracker->down) {
+    if (tracker->state == TRACKER_DOWN) {
         return -EIO;
     }
     if (mark == NULL) {
@@ -315,13 +343,14 @@ static int tracker_write_begin_locked(struct tracker *tracker, const struct bitm
     mark->writers++;
 
     while (mark->state == MARK_QUEUED || mark->state == MARK_SENT ||
-           (mark->state == MARK_ACKED && !tracker->online && !tracker->down)) {
+           (mark->state == MARK_ACKED && tracker->state == TRACKER_AWAY)) {
         tracker_wait(tracker);
     }
-    if (mark->state == MARK_REFUSED || tracker->down) {
+    if (mark->state == MARK_REFUSED || tracker->state == TRACKER_DOWN) {
         mark_release(tracker, mark);
         return -EIO;
     }
+    tracker->writing++;
     *ret_mark = mark;
     return 0;
 }
@@ -342,6 +371,10 @@ void tracker_write_end(struct tracker *tracker, struct tracker_mark *mark, bool 
     if (failed && !mark->failed) {
         mark->failed = true;
         tracker->failed++;
+    }
+    tracker->writing--;
+    if (tracker->writing == 0 && tracker->state == TRACKER_AWAY) {
+        tracker_wake_callers(tracker); /* the thread among them, before RESUME */
     }
     mark_release(tracker, mark);
     tracker_unlock(tracker);

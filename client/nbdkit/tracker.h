@@ -31,6 +31,7 @@ struct tracker_settings {
     uint64_t size_bytes;     /* of the drive: anything else at the daemon is refused */
     uint64_t align_bytes;    /* ranges are marked aligned out to this; a power of two */
     unsigned reconnect_timeout_s;
+    bool continues; /* writes go on without marks when the daemon stays away, instead of failing */
 
     /* Makes every write that returned before the call stable; never called twice at a time. */
     int (*sync)(void *opaque);
@@ -42,6 +43,11 @@ struct tracker_settings {
 /*
  * Connects, attaches the writer and, when it was lost before, makes its
  * earlier writes stable and resumes it.  The strings are copied.
+ *
+ *   -EXDEV   another drive stands under the path that the daemon has
+ *   -EBUSY   another process has the writer's token
+ *   -EINVAL  the daemon has the drive with another size
+ *   and what bitmapd_connect() and bitmapd_attach() return
  */
 int tracker_new(const struct tracker_settings *settings, struct tracker **ret_tracker,
                 struct error *error);
@@ -60,11 +66,14 @@ DEFINE_CLEANUP(struct tracker *, tracker_free)
 
 /*
  * "I am about to write this range" (not empty, within the drive): waits until
- * it is dirty in every recording bitmap.  Then the range may be written, and
- * tracker_write_end() must follow.
+ * it is dirty in every recording bitmap or, with settings.continues, until the
+ * daemon has been away for longer than the reconnect timeout and knows, or will
+ * at its start, that writes go on without marks.  Then the range may be
+ * written, and tracker_write_end() must follow.
  *
- *   -EIO     the daemon has been away for longer than the reconnect timeout, or it refused the
- *            mark, or too many writes are not stable and cannot become so; report() had the words
+ *   -EIO     the daemon has been away for longer than the reconnect timeout (but see above), or it
+ *            refused the mark or gave the writer up, or too many writes are not stable and cannot
+ *            become so; report() had the words
  *   -ENOMEM
  * Nothing may be written then.
  */

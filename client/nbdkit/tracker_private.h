@@ -13,10 +13,19 @@
 
 #define TRACKER_BUCKETS 4096u /* of marks by range; a power of two */
 
+/* tracker.c has the transitions. */
+enum tracker_state {
+    TRACKER_AWAY,       /* the daemon may not have our marks at the moment: writes wait */
+    TRACKER_ONLINE,     /* it has them, as far as we know */
+    TRACKER_DOWN,       /* it could not be reached in time: writes fail */
+    TRACKER_CONTINUING, /* the same, and writes go on without marks */
+};
+
 enum mark_state {
-    MARK_QUEUED,  /* waits for the thread */
-    MARK_SENT,    /* waits for the daemon */
-    MARK_ACKED,   /* the range is dirty until the mark is settled */
+    MARK_QUEUED, /* waits for the thread */
+    MARK_SENT,   /* waits for the daemon */
+    MARK_ACKED, /* the range is dirty until the mark is settled; while CONTINUING and for marks made
+                 * then: it will be marked if it is not settled when the daemon is back */
     MARK_REFUSED, /* no mark: out of the table, waited for by those who asked */
 };
 
@@ -61,7 +70,8 @@ struct tracker {
     struct mark_queue settled; /* for the thread to settle and free */
     size_t unsettled;          /* marks in the table or in settled */
     size_t unsettled_max;
-    size_t failed; /* marks that will not be settled */
+    size_t failed;  /* marks that will not be settled */
+    size_t writing; /* writes that have begun and not ended */
     unsigned room_waiters;
     bool room_reported;
 
@@ -70,8 +80,7 @@ struct tracker {
     bool sync_running;
     int sync_error; /* of the first sync that failed, for good */
 
-    bool online; /* the daemon has our marks, as far as we know */
-    bool down;   /* and none could be made in time: writes fail */
+    enum tracker_state state;
     bool stopping;
 
     /* The thread's, or the owner's while there is none. */
@@ -82,8 +91,12 @@ struct tracker {
     uint64_t drive_id;
     struct mark_queue to_send; /* taken from queued */
     int lost;                  /* -errno: this handle is of no more use */
+    struct error lost_reason;  /* the same in words */
+    bool may_continue;         /* without a handle: its writer may go on without marks */
+    bool unmarked;             /* it has, since it was last attached */
     bool refusal_reported;
     bool reached;         /* by the last attempt to connect */
+    bool attached_anew;   /* in it, as a writer that the daemon did not take for a lost one */
     uint64_t retry_at_ns; /* CLOCK_MONOTONIC; while down */
     uint64_t retry_delay_ns;
     struct error down_reason; /* the last one of a daemon that is there, or "" */
@@ -104,12 +117,15 @@ void tracker_wake_thread(struct tracker *tracker);
  * let go of it. */
 void mark_refuse(struct tracker *tracker, struct tracker_mark *mark);
 
-/* ---- The daemon's side, in tracker_thread.c ---- */
+/* ---- The daemon's side, in tracker_thread.c and tracker_connect.c ---- */
 
-/* Connects, attaches, marks again what is not settled, resumes.  Without the lock. */
+/* Connects, attaches, marks again what is not settled, resumes.  Without the lock.  When it fails
+ * the state may have become AWAY, which is for the caller to end. */
 int tracker_connect(struct tracker *tracker, struct error *error);
 /* Detaches if it can, says so if it cannot, and drops the connection.  There is no thread. */
 void tracker_disconnect(struct tracker *tracker);
+/* Settles and frees the marks of @settled. */
+void tracker_settle(struct tracker *tracker, struct mark_queue *settled);
 void *tracker_thread_main(void *tracker);
 
 #endif

@@ -7,10 +7,9 @@
  * library send and receive.  A short loss of the connection is the library's
  * affair: it connects, attaches and marks again by itself, and callers wait.
  * When it gives up (or the writer was fenced) the tracker goes down: every
- * waiting and every new write fails, while flushes go on; a connection is then
- * sought from scratch again and again.  It counts only when the unsettled marks of
- * this process, which the daemon may have been told to give up, were made
- * again; so nothing that was written while the daemon was away gets lost.
+ * waiting and every new write fails, or goes on without a mark where that was
+ * declared, while flushes go on; a connection is then sought from scratch
+ * again and again (tracker_connect.c).
  */
 #include "client/nbdkit/tracker_private.h"
 
@@ -18,7 +17,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +29,6 @@
 #define NS_IN_A_MS     UINT64_C(1000000)
 #define NS_IN_A_S      UINT64_C(1000000000)
 
-DEFINE_CLEANUP(bitmapd *, bitmapd_close)
-
 static uint64_t clock_now_ns(void)
 {
     struct timespec now;
@@ -42,6 +38,12 @@ static uint64_t clock_now_ns(void)
 
 /* ---- Marks and settles ---- */
 
+/* Whether a mark that ended so has not been refused but got no answer. */
+static bool is_unanswered(int result)
+{
+    return result == -ENOTCONN || result == -ECONNABORTED || result == -ECANCELED;
+}
+
 /* Called by the library, without the lock. */
 static void tracker_mark_done(void *opaque, int result)
 {
@@ -49,11 +51,11 @@ static void tracker_mark_done(void *opaque, int result)
     struct tracker *tracker = batch->tracker;
     if (result == 0) {
         tracker->refusal_reported = false;
-    } else if (result == -ENOTCONN || result == -ECONNABORTED || result == -EOWNERDEAD) {
+    } else if (is_unanswered(result) || result == -EOWNERDEAD) {
         if (tracker->lost == 0) {
             tracker->lost = result; /* goes down at the end of this turn */
         }
-    } else if (result != -ECANCELED && !tracker->refusal_reported) {
+    } else if (!tracker->refusal_reported) {
         tracker->refusal_reported = true;
         tracker_report(tracker, "drive %s: bitmapd refuses marks, so writes fail: %s",
                        tracker->drive, bitmapd_error(tracker->handle));
@@ -61,10 +63,14 @@ static void tracker_mark_done(void *opaque, int result)
 
     tracker_lock(tracker);
     for (size_t i = 0; i < batch->count; i++) {
+        struct tracker_mark *mark = batch->marks[i];
         if (result == 0) {
-            batch->marks[i]->state = MARK_ACKED;
+            mark->state = MARK_ACKED;
+        } else if (is_unanswered(result) && tracker->settings.continues) {
+            mark->state = MARK_QUEUED; /* for what becomes of all that wait */
+            TAILQ_INSERT_TAIL(&tracker->to_send, mark, queue);
         } else {
-            mark_refuse(tracker, batch->marks[i]);
+            mark_refuse(tracker, mark);
         }
     }
     tracker_wake_callers(tracker);
@@ -181,8 +187,8 @@ static void tracker_settle_run(struct tracker *tracker, uint64_t first_id, uint6
     }
 }
 
-/* Settles and frees the marks of @settled, as few runs of ids as there are. */
-static void tracker_settle(struct tracker *tracker, struct mark_queue *settled)
+/* As few runs of ids as there are. */
+void tracker_settle(struct tracker *tracker, struct mark_queue *settled)
 {
     size_t total = mark_queue_length(settled, SIZE_MAX);
     if (total == 0) {
@@ -239,189 +245,7 @@ static bool tracker_take(struct tracker *tracker)
     return stopping;
 }
 
-/* ---- Connection ---- */
-
-static int tracker_attach(struct tracker *tracker, bitmapd *handle, uint64_t *ret_drive_id,
-                          bool *ret_resuming, struct error *error)
-{
-    uint64_t size_bytes = 0;
-    int r = bitmapd_attach(handle, tracker->drive, tracker->writer, 0, ret_drive_id, &size_bytes,
-                           ret_resuming);
-    if (r == -EBUSY) {
-        return error_set(error, r,
-                         "drive %s: writer %s is attached already, by another nbdkit perhaps: %s",
-                         tracker->drive, tracker->writer, bitmapd_error(handle));
-    }
-    if (r < 0) {
-        return error_set(error, r, "drive %s: attaching to bitmapd: %s", tracker->drive,
-                         bitmapd_error(handle));
-    }
-    if (size_bytes != tracker->settings.size_bytes) {
-        if (!*ret_resuming) {
-            (void)bitmapd_detach(handle, *ret_drive_id); /* leave no lost writer behind */
-        }
-        return error_set(error, -EINVAL,
-                         "drive %s: bitmapd has it with %" PRIu64 " bytes, the file has %" PRIu64
-                         " bytes; if the file is right: bitmapctl drive resize %s --size %" PRIu64,
-                         tracker->drive, size_bytes, tracker->settings.size_bytes, tracker->drive,
-                         tracker->settings.size_bytes);
-    }
-    if (bitmapd_unsettled_max(handle) == 0) {
-        return error_set(error, -EINVAL, "drive %s: bitmapd's limit of unsettled marks is 0",
-                         tracker->drive);
-    }
-    return 0;
-}
-
-/*
- * The marks that a new connection does not know; the thread keeps those that
- * get settled meanwhile from being freed.
- */
-static int tracker_collect_marks(struct tracker *tracker, struct tracker_mark ***ret_marks,
-                                 size_t *ret_count)
-{
-    struct mark_queue settled = TAILQ_HEAD_INITIALIZER(settled);
-    tracker_lock(tracker);
-    TAILQ_CONCAT(&settled, &tracker->settled, queue);
-    size_t count = 0;
-    struct tracker_mark **marks = calloc(tracker->unsettled + 1, sizeof *marks);
-    for (size_t i = 0; marks != NULL && i < TRACKER_BUCKETS; i++) {
-        struct tracker_mark *mark;
-        LIST_FOREACH (mark, &tracker->buckets[i], bucket) {
-            assert(mark->state == MARK_ACKED);
-            marks[count++] = mark;
-        }
-    }
-    tracker_unlock(tracker);
-    tracker_settle(tracker, &settled);
-    if (marks == NULL) {
-        return -ENOMEM;
-    }
-    *ret_marks = marks;
-    *ret_count = count;
-    return 0;
-}
-
-static int tracker_mark_again(struct tracker *tracker, bitmapd *handle, uint64_t drive_id,
-                              struct error *error)
-{
-    CLEANUP_FREE struct tracker_mark **marks = NULL;
-    size_t count = 0;
-    int r = tracker_collect_marks(tracker, &marks, &count);
-    if (r < 0) {
-        return error_set_errno(error, r, "drive %s", tracker->drive);
-    }
-    CLEANUP_FREE struct bitmapd_range *ranges = calloc(count + 1, sizeof *ranges);
-    if (ranges == NULL) {
-        return error_set_errno(error, -ENOMEM, "drive %s", tracker->drive);
-    }
-    for (size_t i = 0; i < count; i++) {
-        ranges[i] = marks[i]->range;
-    }
-    for (size_t i = 0; i < count;) {
-        size_t n = min_u64(count - i, BITMAPD_RANGES_MAX);
-        uint64_t first_id = 0;
-        r = bitmapd_mark(handle, drive_id, ranges + i, n, &first_id);
-        if (r < 0) {
-            return error_set(error, r, "drive %s: marking %zu unsettled writes again: %s",
-                             tracker->drive, count, bitmapd_error(handle));
-        }
-        for (size_t j = 0; j < n; j++) {
-            marks[i + j]->id = first_id + j;
-        }
-        i += n;
-    }
-    return 0;
-}
-
-int tracker_connect(struct tracker *tracker, struct error *error)
-{
-    assert(tracker->handle == NULL);
-    CLEANUP(bitmapd_closep) bitmapd *handle = bitmapd_new();
-    if (handle == NULL) {
-        return error_set_errno(error, -ENOMEM, "drive %s", tracker->drive);
-    }
-    tracker->reached = false;
-    int r = bitmapd_set_client_name(handle, tracker->client_name);
-    if (r == 0) {
-        r = bitmapd_connect(handle, tracker->socket_path);
-    }
-    if (r < 0) {
-        return error_set(error, r, "drive %s: connecting to bitmapd: %s", tracker->drive,
-                         bitmapd_error(handle));
-    }
-    tracker->reached = true;
-
-    uint64_t drive_id = 0;
-    bool resuming = false;
-    r = tracker_attach(tracker, handle, &drive_id, &resuming, error);
-    if (r < 0) {
-        return r;
-    }
-    if (resuming) {
-        /* What this token's writer wrote and nobody marks again must be stable. */
-        r = tracker_flush(tracker);
-        if (r < 0) {
-            return error_set_errno(error, r, "drive %s: making earlier writes of writer %s stable",
-                                   tracker->drive, tracker->writer);
-        }
-    }
-    r = tracker_mark_again(tracker, handle, drive_id, error);
-    if (r < 0) {
-        return r;
-    }
-    if (resuming) {
-        r = bitmapd_resume(handle, drive_id);
-    }
-    if (r == 0) {
-        r = bitmapd_set_reconnect_timeout(handle, tracker->settings.reconnect_timeout_s);
-    }
-    if (r < 0) {
-        return error_set(error, r, "drive %s: resuming writer %s: %s", tracker->drive,
-                         tracker->writer, bitmapd_error(handle));
-    }
-
-    tracker->drive_id = drive_id;
-    tracker->lost = 0;
-    tracker_lock(tracker);
-    tracker->unsettled_max = bitmapd_unsettled_max(handle);
-    tracker->online = true;
-    tracker->down = false;
-    tracker_wake_callers(tracker);
-    tracker_unlock(tracker);
-    tracker->handle = STEAL(handle);
-    return 0;
-}
-
-void tracker_disconnect(struct tracker *tracker)
-{
-    bitmapd *handle = STEAL(tracker->handle);
-    if (handle == NULL) {
-        if (tracker->started) {
-            tracker_report(tracker, "drive %s: writer %s could not be detached: bitmapd is away",
-                           tracker->drive, tracker->writer);
-        }
-        return;
-    }
-    /* Nobody waits for a daemon that is away just to take leave. */
-    int r = bitmapd_fd(handle) < 0 ? -ENOTCONN : bitmapd_set_reconnect_timeout(handle, 0);
-    if (r == 0) {
-        r = bitmapd_drain(handle);
-    }
-    if (r == 0) {
-        r = bitmapd_detach(handle, tracker->drive_id);
-    }
-    if (r < 0) {
-        tracker_report(tracker,
-                       "drive %s: writer %s could not be detached (%zu writes not known to be "
-                       "stable): %s",
-                       tracker->drive, tracker->writer, tracker->unsettled,
-                       r == -EBUSY      ? "they stay marked"
-                       : r == -ENOTCONN ? "bitmapd is away"
-                                        : bitmapd_error(handle));
-    }
-    bitmapd_close(handle);
-}
+/* ---- Without a connection ---- */
 
 /* Why the handle is of no more use; the library has no words for what came with a completion. */
 static const char *tracker_lost_words(const struct tracker *tracker)
@@ -430,25 +254,56 @@ static const char *tracker_lost_words(const struct tracker *tracker)
     return words[0] != '\0' ? words : strerrordesc_np(-tracker->lost);
 }
 
+/* The handle is of no more use. */
 static void tracker_go_down(struct tracker *tracker)
 {
-    tracker_report(tracker, "drive %s: no connection to bitmapd (%s): writes fail until it is back",
-                   tracker->drive,
-                   tracker->lost == -EOWNERDEAD ? "the writer was given up"
-                                                : tracker_lost_words(tracker));
+    /* A writer that was given up is not held against the drive. */
+    tracker->may_continue = tracker->settings.continues && tracker->lost != -EOWNERDEAD;
+    (void)error_set(&tracker->lost_reason, tracker->lost, "%s",
+                    tracker->lost == -EOWNERDEAD ? "the writer was given up"
+                                                 : tracker_lost_words(tracker));
+    if (!tracker->may_continue) {
+        tracker_report(tracker,
+                       "drive %s: no connection to bitmapd (%s): writes fail until it is back",
+                       tracker->drive, tracker->lost_reason.text);
+    }
     tracker_lock(tracker);
-    tracker->online = false;
-    tracker->down = true;
+    tracker->state = tracker->may_continue ? TRACKER_AWAY : TRACKER_DOWN;
     TAILQ_CONCAT(&tracker->to_send, &tracker->queued, queue);
     tracker_unlock(tracker);
 
-    tracker_refuse_unsent(tracker);
-    bitmapd_close(tracker->handle); /* completes what was sent: refused too */
+    bitmapd_close(tracker->handle); /* completes what was sent */
     tracker->handle = NULL;
+    if (!tracker->may_continue) {
+        tracker_refuse_unsent(tracker);
+    }
     tracker->retry_delay_ns = RETRY_NS_FIRST;
     tracker->retry_at_ns = clock_now_ns() + tracker->retry_delay_ns;
     tracker->down_reason.text[0] = '\0';
     tracker->down_reason_reported = false;
+}
+
+/* Writes go on without marks, those that wait for one too. */
+static void tracker_continue(struct tracker *tracker)
+{
+    if (!tracker->unmarked) {
+        tracker_report(tracker,
+                       "drive %s: no connection to bitmapd (%s): writes go on without marks, and "
+                       "what is recorded of the drive is unknown until bitmapd is back and a new "
+                       "checkpoint is made",
+                       tracker->drive, tracker->lost_reason.text);
+        tracker->unmarked = true;
+    }
+    tracker_lock(tracker);
+    tracker->state = TRACKER_CONTINUING;
+    TAILQ_CONCAT(&tracker->to_send, &tracker->queued, queue);
+    struct tracker_mark *mark;
+    while ((mark = TAILQ_FIRST(&tracker->to_send)) != NULL) {
+        TAILQ_REMOVE(&tracker->to_send, mark, queue);
+        mark->state = MARK_ACKED;
+    }
+    tracker_wake_callers(tracker);
+    tracker_unlock(tracker);
 }
 
 static void tracker_retry(struct tracker *tracker)
@@ -460,7 +315,14 @@ static void tracker_retry(struct tracker *tracker)
     if (r == 0) {
         tracker_report(tracker, "drive %s: connected to bitmapd again, writes go on",
                        tracker->drive);
-    } else if (tracker->reached) {
+        return;
+    }
+    /* Busy: the daemon has not seen yet that our old connection is gone.  Attached anew: it will
+     * take a moment to see that this one is.  Until then it holds nothing against the drive. */
+    if (tracker->may_continue && r != -EBUSY && !tracker->attached_anew) {
+        tracker_continue(tracker);
+    }
+    if (tracker->reached) {
         /* It is back, and yet this does not end.  Said once, and not at the first time: the daemon
          * may take a moment to see that our old connection is gone. */
         bool again = strcmp(error.text, tracker->down_reason.text) == 0;
@@ -478,9 +340,10 @@ static void tracker_retry(struct tracker *tracker)
 static void tracker_note_ready(struct tracker *tracker, bool online)
 {
     size_t unsettled_max = bitmapd_unsettled_max(tracker->handle);
+    enum tracker_state state = online ? TRACKER_ONLINE : TRACKER_AWAY;
     tracker_lock(tracker);
-    if (tracker->online != online || tracker->unsettled_max != unsettled_max) {
-        tracker->online = online;
+    if (tracker->state != state || tracker->unsettled_max != unsettled_max) {
+        tracker->state = state;
         tracker->unsettled_max = unsettled_max;
         tracker_wake_callers(tracker);
     }

@@ -125,8 +125,9 @@ static int compare(struct model *model, struct drive *drive, const struct drive_
                    bool renew, struct error *error)
 {
     static const struct text none;
+    static const char written[] = "it was written while no writer was attached: ";
     char then[MODEL_IDENTITY_BYTES_MAX + 1], now[MODEL_IDENTITY_BYTES_MAX + 1];
-    char why[120], reason[MODEL_REASON_BYTES_MAX + 1];
+    char why[MODEL_REASON_BYTES_MAX + 2 - sizeof written], reason[MODEL_REASON_BYTES_MAX + 1];
 
     if (drive->writers_count > 0) {
         /* Lost ones: whatever they leave is told when they come back. */
@@ -152,7 +153,7 @@ static int compare(struct model *model, struct drive *drive, const struct drive_
     case EVIDENCE_WRITTEN:
         break;
     }
-    (void)snprintf(reason, sizeof reason, "it was written while no writer was attached: %s", why);
+    (void)snprintf(reason, sizeof reason, "%s%s", written, why);
     return commit_unknown(model, drive, reason, renewed, error);
 }
 

@@ -2,95 +2,15 @@
 /*
  * An imitation of libbitmapd and its daemon, for tests of what is built on
  * them.  Ids are unique for the whole run, so that one that outlived its
- * connection is found out.  Lock order: a handle's `busy`, then `fake.lock`.
+ * connection is found out.
  */
-#include "tests/nbdkit/fake_bitmapd.h"
-
-#include "client/lib/bitmapd.h"
+#include "tests/nbdkit/fake_bitmapd_private.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                   \
-    do {                                                                                   \
-        if (!(condition)) {                                                                \
-            fprintf(stderr, "%s:%d: fake bitmapd: %s does not hold\n", __FILE__, __LINE__, \
-                    #condition);                                                           \
-            abort();                                                                       \
-        }                                                                                  \
-    } while (0)
-
-#define IDS_MAX  (1u << 20)
-#define DRIVE_ID 7
-
-struct request {
-    struct request *next;
-    uint64_t first_id;
-    size_t count;
-    bitmapd_completion *completion;
-    void *opaque;
-};
-
-struct bitmapd {
-    int fd; /* eventfd */
-    atomic_bool busy;
-    bool lost;
-    bool fenced;
-    bool attached;
-    unsigned timeout_s;
-    struct request *requests; /* oldest first */
-    size_t unsettled;
-    uint64_t first_id; /* of this connection */
-};
-
-/* A mark, by its id. */
-struct mark {
-    uint32_t block;
-    uint32_t blocks; /* 0: not given out, settled or given up */
-};
-
-static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t gate;
-    bool gate_shut;
-    bool at_gate;
-    bool hold;
-    bool offline;
-    bool returning;
-    bool unreachable;
-    int attach_result;
-    bool attach_resuming;
-    int mark_result;
-    uint64_t size;
-    size_t unsettled_max;
-    uint64_t next_id;
-    bool lost_writer; /* its connection went without a detach */
-    struct mark marks[IDS_MAX];
-    unsigned over[FAKE_BLOCKS]; /* unsettled marks */
-    struct fake_counts counts;
-    struct bitmapd *handle; /* the one that is attached */
-    void (*on_free_block)(unsigned block);
-} fake = {
-    .lock = PTHREAD_MUTEX_INITIALIZER,
-    .gate = PTHREAD_COND_INITIALIZER,
-};
-
-static void fake_lock(void)
-{
-    CHECK(pthread_mutex_lock(&fake.lock) == 0);
-}
-
-static void fake_unlock(void)
-{
-    CHECK(pthread_mutex_unlock(&fake.lock) == 0);
-}
 
 static void handle_enter(struct bitmapd *handle)
 {
@@ -100,124 +20,6 @@ static void handle_enter(struct bitmapd *handle)
 static void handle_leave(struct bitmapd *handle)
 {
     CHECK(atomic_exchange(&handle->busy, false));
-}
-
-static void handle_wake(struct bitmapd *handle)
-{
-    uint64_t one = 1;
-    if (handle != NULL) {
-        CHECK(write(handle->fd, &one, sizeof one) == sizeof one);
-    }
-}
-
-/* ---- For the test ---- */
-
-void fake_reset(void)
-{
-    fake_lock();
-    CHECK(fake.handle == NULL);
-    fake.gate_shut = fake.at_gate = fake.hold = false;
-    fake.offline = fake.returning = fake.unreachable = fake.attach_resuming = false;
-    fake.attach_result = fake.mark_result = 0;
-    fake.size = FAKE_SIZE_BYTES;
-    fake.unsettled_max = 1024;
-    fake.lost_writer = false;
-    fake.next_id = 1;
-    memset(fake.marks, 0, sizeof fake.marks);
-    memset(fake.over, 0, sizeof fake.over);
-    fake.counts = (struct fake_counts){.connects = 0};
-    fake.on_free_block = NULL;
-    fake_unlock();
-}
-
-struct fake_counts fake_counts(void)
-{
-    fake_lock();
-    struct fake_counts counts = fake.counts;
-    fake_unlock();
-    return counts;
-}
-
-#define DEFINE_SET(name, type, member) \
-    void name(type value)              \
-    {                                  \
-        fake_lock();                   \
-        fake.member = value;           \
-        handle_wake(fake.handle);      \
-        fake_unlock();                 \
-    }
-
-DEFINE_SET(fake_set_unsettled_max, size_t, unsettled_max)
-DEFINE_SET(fake_set_size, uint64_t, size)
-DEFINE_SET(fake_set_mark_result, int, mark_result)
-DEFINE_SET(fake_set_unreachable, bool, unreachable)
-DEFINE_SET(fake_hold_replies, bool, hold)
-DEFINE_SET(fake_set_offline, bool, offline)
-DEFINE_SET(fake_set_returning, bool, returning)
-
-void fake_set_attach(int result, bool resuming)
-{
-    fake_lock();
-    fake.attach_result = result;
-    fake.attach_resuming = resuming;
-    fake_unlock();
-}
-
-void fake_set_on_free_block(void (*on_free_block)(unsigned block))
-{
-    fake_lock();
-    fake.on_free_block = on_free_block;
-    fake_unlock();
-}
-
-void fake_shut_gate(bool shut)
-{
-    fake_lock();
-    fake.gate_shut = shut;
-    CHECK(pthread_cond_broadcast(&fake.gate) == 0);
-    handle_wake(fake.handle);
-    fake_unlock();
-}
-
-bool fake_is_at_gate(void)
-{
-    fake_lock();
-    bool at_gate = fake.at_gate;
-    fake_unlock();
-    return at_gate;
-}
-
-void fake_break_connection(void)
-{
-    fake_lock();
-    if (fake.handle != NULL) {
-        fake.handle->lost = true;
-        handle_wake(fake.handle);
-    }
-    fake_unlock();
-}
-
-void fake_fence(void)
-{
-    fake_lock();
-    CHECK(fake.handle != NULL);
-    fake.handle->fenced = true;
-    handle_wake(fake.handle);
-    fake_unlock();
-}
-
-unsigned fake_marks_over(uint64_t offset_bytes, uint64_t length_bytes)
-{
-    fake_lock();
-    unsigned fewest = UINT32_MAX;
-    for (uint64_t block = offset_bytes / FAKE_BLOCK_BYTES;
-         block <= (offset_bytes + length_bytes - 1) / FAKE_BLOCK_BYTES; block++) {
-        if (fake.over[block] < fewest) {
-            fewest = fake.over[block];
-        }
-    }
-    fake_unlock();
-    return fewest;
 }
 
 /* ---- The daemon; with the lock ---- */
@@ -327,6 +129,7 @@ void bitmapd_close(bitmapd *handle)
     if (fake.handle == handle) {
         fake.handle = NULL;
         fake.lost_writer = !handle->fenced;
+        fake.doubtful = fake.lost_writer && (fake.doubtful || handle->continues);
         daemon_forget(handle->fenced ? handle->first_id : fake.next_id, fake.next_id);
     }
     fake_unlock();
@@ -470,7 +273,8 @@ int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, unsig
                    uint64_t *ret_drive_id, uint64_t *ret_size, bool *ret_resuming)
 {
     handle_enter(handle);
-    CHECK(strcmp(drive, "vm1") == 0 && strcmp(writer, "nbdkit-vm1") == 0 && flags == 0);
+    CHECK(strcmp(drive, "vm1") == 0 && strcmp(writer, "nbdkit-vm1") == 0);
+    CHECK((flags & ~(unsigned)BITMAPD_ATTACH_CONTINUES) == 0);
     fake_lock();
     CHECK(fake.handle == NULL);
     int r = fake.attach_result;
@@ -482,6 +286,8 @@ int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, unsig
         *ret_resuming = fake.attach_resuming || fake.lost_writer;
         fake.handle = handle;
         handle->attached = true;
+        handle->continues = flags != 0;
+        handle->resuming = *ret_resuming;
         handle->first_id = fake.next_id;
     }
     fake_unlock();
@@ -492,11 +298,15 @@ int bitmapd_attach(bitmapd *handle, const char *drive, const char *writer, unsig
 int bitmapd_resume(bitmapd *handle, uint64_t drive_id)
 {
     handle_enter(handle);
-    CHECK(handle->attached && drive_id == DRIVE_ID);
+    CHECK(handle->attached && handle->resuming && drive_id == DRIVE_ID);
+    handle->resuming = false;
     fake_lock();
     fake.counts.resumes++;
     daemon_forget(1, handle->first_id);
-    fake.lost_writer = false;
+    if (fake.on_back != NULL) {
+        fake.on_back(fake.over);
+    }
+    fake.lost_writer = fake.doubtful = false;
     fake.attach_resuming = false;
     fake_unlock();
     handle_leave(handle);
@@ -557,7 +367,13 @@ int bitmapd_mark(bitmapd *handle, uint64_t drive_id, const struct bitmapd_range 
     handle_enter(handle);
     CHECK(handle->attached && drive_id == DRIVE_ID && count > 0 && count <= BITMAPD_RANGES_MAX);
     fake_lock();
-    *ret_first_id = handle_take_ranges(handle, ranges, count);
+    if (ret_first_id != NULL) {
+        *ret_first_id = handle_take_ranges(handle, ranges, count);
+    } else {
+        fake.counts.settled_marks += (unsigned)count;
+        fake.counts.last_offset_bytes = ranges[count - 1].offset;
+        fake.counts.last_length_bytes = ranges[count - 1].length;
+    }
     fake_unlock();
     handle_leave(handle);
     return 0;

@@ -35,6 +35,7 @@ struct fake_counts {
     unsigned unsettled_most;
     unsigned ranges_most; /* in one call */
     unsigned dispatches;
+    unsigned settled_marks;     /* ranges in marks that are settled at once */
     uint64_t last_offset_bytes; /* of the last range marked */
     uint64_t last_length_bytes;
 };
@@ -62,6 +63,11 @@ void fake_set_returning(bool returning);
 void fake_break_connection(void);
 /* The writer was given up: marks and settles are refused until it attaches anew. */
 void fake_fence(void);
+/* The same for one that is lost. */
+void fake_fence_lost(void);
+
+/* The writer has said that it goes on without us, is lost, and has not resumed. */
+bool fake_is_doubtful(void);
 
 /* Marks, on any connection, that keep the block dirty; the fewest of the range's blocks. */
 unsigned fake_marks_over(uint64_t offset_bytes, uint64_t length_bytes);
@@ -70,5 +76,7 @@ unsigned fake_marks_over(uint64_t offset_bytes, uint64_t length_bytes);
  * marks no longer is.
  */
 void fake_set_on_free_block(void (*on_free_block)(unsigned block));
+/* The same when a writer resumes or attaches anew: the numbers of marks over each block. */
+void fake_set_on_back(void (*on_back)(const unsigned over[FAKE_BLOCKS]));
 
 #endif

@@ -28,6 +28,8 @@ static void test_attaches_and_detaches(void **state)
     assert_int_equal(counts.attaches, 1);
     assert_int_equal(counts.resumes, 0);
     assert_int_equal(counts.detaches, 1);
+    assert_int_equal(harness_syncs(),
+                     1); /* so that the evidence kept is of the drive's last state */
     assert_int_equal(harness.reports, 0);
 }
 
@@ -83,6 +85,17 @@ static void test_token_in_use(void **state)
     fake_set_attach(-EBUSY, false);
     assert_int_equal(harness_new(1, &tracker, &error), -EBUSY);
     assert_non_null(strstr(error.text, "nbdkit-vm1"));
+}
+
+static void test_another_drive(void **state)
+{
+    (void)state;
+    struct error error;
+    struct tracker *tracker = NULL;
+    fake_set_attach(-EXDEV, false);
+    assert_int_equal(harness_new(1, &tracker, &error), -EXDEV);
+    assert_non_null(strstr(error.text, "words of the fake"));
+    assert_non_null(strstr(error.text, "bitmapctl drive adopt vm1"));
 }
 
 static void test_resuming_syncs_first(void **state)
@@ -310,6 +323,7 @@ int main(void)
         TEST(test_size_mismatch),
         TEST(test_size_mismatch_leaves_lost_writer_lost),
         TEST(test_token_in_use),
+        TEST(test_another_drive),
         TEST(test_resuming_syncs_first),
         TEST(test_resuming_needs_the_sync),
         TEST(test_short_outage_holds_writes_back),

@@ -7,6 +7,8 @@
  * - no block is written without an unsettled mark over it, nor loses its last
  *   mark before every write to it has returned and is stable: checked at
  *   every settle and at every resume of a writer;
+ * - the same where writes go on without marks, but that it is while the daemon
+ *   holds it against the drive, and that it is checked when it ceases to;
  * - a flush that succeeds leaves what its caller wrote stable;
  * - in the end nothing is unsettled, unless writes or syncs failed.
  *
@@ -96,6 +98,17 @@ static void model_on_free_block(unsigned block)
     model_unlock();
 }
 
+/* Called by the fake when a writer resumes. */
+static void model_on_back(const unsigned over[FAKE_BLOCKS])
+{
+    model_lock();
+    for (unsigned i = 0; i < FAKE_BLOCKS; i++) {
+        CHECK(over[i] > 0 || model.blocks[i].under_way == 0);
+        CHECK(over[i] > 0 || model.blocks[i].stable == model.blocks[i].written);
+    }
+    model_unlock();
+}
+
 static int model_sync(void)
 {
     static unsigned written[FAKE_BLOCKS]; /* one at a time, as is checked */
@@ -129,6 +142,7 @@ struct worker {
     bool may_fail; /* its writes */
     unsigned failed_writes;
     unsigned refused_writes;
+    unsigned unmarked_writes;
     unsigned flushes;
     unsigned last_first; /* its last write that succeeded, to be stable after its next flush */
     unsigned last_count; /* 0: none */
@@ -160,7 +174,11 @@ static void worker_write(struct worker *worker)
         model.blocks[i].under_way++;
     }
     model_unlock();
-    CHECK(fake_marks_over(offset_bytes, length_bytes) > 0);
+    if (fake_marks_over(offset_bytes, length_bytes) == 0) {
+        CHECK(fake_is_doubtful());
+        worker->unmarked_writes++;
+        (void)nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL); /* live to see its end */
+    }
     if (random_below(&worker->generator, 4) == 0) {
         (void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
     } else {
@@ -218,6 +236,7 @@ struct run {
     uint64_t align_bytes;
     size_t unsettled_max;
     bool outages;
+    bool continues;
     bool failing_writes;
     unsigned fail_sync_at;
 };
@@ -236,7 +255,12 @@ static void *trouble_main(void *opaque)
             fake_set_offline(false);
         } else {
             unsigned attaches = fake_counts().attaches;
+            fake_set_unreachable(harness.continues);
             fake_break_connection();
+            if (harness.continues) {
+                (void)nanosleep(&(struct timespec){.tv_nsec = 12000000}, NULL);
+                fake_set_unreachable(false);
+            }
             harness_wait(fake_counts().attaches > attaches && harness_online(tracker));
         }
     }
@@ -251,7 +275,9 @@ static void run(const struct run *run)
     model.fail_sync_at = run->fail_sync_at;
     model.syncs = 0;
     harness.sync = model_sync;
+    harness.continues = run->continues;
     fake_set_on_free_block(model_on_free_block);
+    fake_set_on_back(model_on_back);
     fake_set_unsettled_max(run->unsettled_max);
     atomic_store(&workers_done, false);
 
@@ -269,11 +295,12 @@ static void run(const struct run *run)
         };
         CHECK(pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]) == 0);
     }
-    unsigned failed = 0, refused = 0, flushes = 0;
+    unsigned failed = 0, refused = 0, unmarked = 0, flushes = 0;
     for (unsigned i = 0; i < THREADS; i++) {
         CHECK(pthread_join(workers[i].thread, NULL) == 0);
         failed += workers[i].failed_writes;
         refused += workers[i].refused_writes;
+        unmarked += workers[i].unmarked_writes;
         flushes += workers[i].flushes;
     }
     atomic_store(&workers_done, true);
@@ -286,12 +313,13 @@ static void run(const struct run *run)
     struct fake_counts counts = fake_counts();
     print_message("align %" PRIu64 " limit %zu: %u marks in %u requests (at most %u at once, %u "
                   "unsettled), %u settled, %u flushes by %u syncs, %u writes failed, %u refused, "
-                  "%u attaches\n",
+                  "%u without a mark, %u attaches\n",
                   run->align_bytes, run->unsettled_max, counts.marks, counts.mark_calls,
                   counts.ranges_most, counts.unsettled_most, counts.settled, flushes, model.syncs,
-                  failed, refused, counts.attaches);
+                  failed, refused, unmarked, counts.attaches);
     CHECK(counts.unsettled_most <= run->unsettled_max);
-    CHECK(run->outages || run->fail_sync_at > 0 || refused == 0);
+    CHECK((run->outages && !run->continues) || run->fail_sync_at > 0 || refused == 0);
+    CHECK(run->continues || unmarked == 0);
     CHECK((counts.unsettled == 0) == (failed == 0 && !model.sync_failed));
     CHECK((counts.detaches == 1) == (counts.unsettled == 0));
     CHECK(run->outages == (counts.attaches > 1));
@@ -340,6 +368,22 @@ static void test_outages_and_failing_writes(void **state)
         .align_bytes = 4096, .unsettled_max = 512, .outages = true, .failing_writes = true});
 }
 
+static void test_continues(void **state)
+{
+    (void)state;
+    run(&(struct run){.align_bytes = 1, .unsettled_max = 1024, .outages = true, .continues = true});
+}
+
+static void test_continues_with_failing_writes(void **state)
+{
+    (void)state;
+    run(&(struct run){.align_bytes = 4096,
+                      .unsettled_max = 512,
+                      .outages = true,
+                      .continues = true,
+                      .failing_writes = true});
+}
+
 int main(void)
 {
     const char *text = getenv("BITMAPD_TEST_SEED");
@@ -353,6 +397,8 @@ int main(void)
         cmocka_unit_test(test_failing_sync),
         cmocka_unit_test(test_outages),
         cmocka_unit_test(test_outages_and_failing_writes),
+        cmocka_unit_test(test_continues),
+        cmocka_unit_test(test_continues_with_failing_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

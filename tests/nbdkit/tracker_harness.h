@@ -22,6 +22,7 @@ struct harness {
     unsigned syncs;
     unsigned reports;
     char last_report[1024];
+    bool continues; /* of the trackers that are made */
     /* Called instead of the sync above, when set. */
     int (*sync)(void);
 };
@@ -43,6 +44,7 @@ unsigned harness_syncs(void);
 size_t harness_unsettled(struct tracker *tracker);
 unsigned harness_writers(struct tracker *tracker, uint64_t offset_bytes, uint64_t length_bytes);
 bool harness_online(struct tracker *tracker);
+bool harness_continuing(struct tracker *tracker);
 
 /* A whole write that succeeds. */
 void harness_write(struct tracker *tracker, uint64_t offset_bytes, uint64_t length_bytes);
