@@ -12,16 +12,13 @@ when it, or the daemon under it, was lost since the base, and may not be otherwi
 """
 
 import collections
-import os
 import random
-import sys
 import time
 
 import stack as e2e
-from backups import Run
+from backups import Run, points_wanted
 
-POINTS = 21
-LIMBO_EVERY = 5
+LIMBO_EVERY = 4
 DEATHS = ("daemon", "vm1", "vm1", "vm2", "both", None, None, None, None)
 
 
@@ -34,7 +31,6 @@ class CrashRun(Run):
         self.killed = collections.Counter()
         self.times = random.Random(seed)
         self.dead = []
-        self.points = 0
         self.checkpoints.may_fail = True
 
     def sleep(self, seconds_max):
@@ -132,8 +128,7 @@ class CrashRun(Run):
         self.killed["in_limbo"] += 1
 
     def point(self):
-        self.points += 1
-        if self.points % LIMBO_EVERY == 0:
+        if self.points_done % LIMBO_EVERY == LIMBO_EVERY - 2:
             self.limbo()
             return
         self.die()
@@ -170,15 +165,8 @@ class CrashRun(Run):
 def main():
     e2e.need_tools("nbdkit", "cmp")
     seed = e2e.seed()
-    points = int((sys.argv[1:] or [os.environ.get("BITMAPD_TEST_ROUNDS", POINTS)])[0])
-    began = time.monotonic()
     with e2e.Stack() as stack:
-        run = CrashRun(stack, seed)
-        for _ in range(points):
-            run.between_points()
-            run.point()
-        run.finish()
-        run.report(points, began)
+        CrashRun(stack, seed).points(points_wanted())
 
 
 if __name__ == "__main__":

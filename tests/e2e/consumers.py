@@ -15,6 +15,7 @@ import threading
 
 import stack as e2e
 
+WAYS = ("since", "until", "both", "split")  # to ask for what was written
 DONE, FAILED, UNREACHABLE, GONE, UNKNOWN, MISSED = 0, 1, 3, 4, 6, 8
 
 
@@ -207,9 +208,9 @@ class Consumer:
             f"{self.drive}: the copy differs from the drive after {how} since {self.base}")
 
     def ranges(self, checkpoint, is_now):
-        """What to copy, by one of the ways to ask for it; None: a full copy is needed."""
+        """What to copy, asked for in one of the ways; None: a full copy is needed."""
         between = self.checkpoints.between(self.base, checkpoint)
-        way = self.random.choice(("since", "until", "both", "split"))
+        way = self.random.choice(WAYS)
         if way == "until" and is_now:
             code, ranges = self.map(self.base, checkpoint)
         elif way == "both" and between:
