@@ -428,6 +428,7 @@ static void show_deeds(void)
         [DEED_RESIZE] = "sizes",
         [DEED_RENAME] = "names",
         [DEED_CONTINUE] = "writers that go on",
+        [DEED_EVIDENCE] = "pieces of evidence",
         [DEED_READ] = "sealed bitmaps read",
         [DEED_FAILED_READ] = "reads failed",
     };

@@ -165,12 +165,15 @@ static void issue_writers(struct world *world, unsigned first)
 {
     switch (world_below(world, 8)) {
     case 0:
-        world_detach(world);
-        break;
     case 1:
-        world_fence(world);
+        world_detach(world);
+        if (world_below(world, 2) && !world->writer) {
+            world_connect(world); /* before anybody else has written */
+        }
         break;
     case 2:
+        world_fence(world);
+        break;
     case 3:
     case 4:
         world_connect(world);

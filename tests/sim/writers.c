@@ -163,6 +163,7 @@ void world_detach(struct world *world)
     forget(world, sequence);
     if (evidence) {
         spot_note(&world->evidence, sequence, true);
+        world_deeds[DEED_EVIDENCE]++;
     }
     world_wait(world, sequence, ACK_DURABLE);
 }
