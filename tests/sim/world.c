@@ -92,6 +92,11 @@ void world_wait(struct world *world, uint64_t sequence, enum ack_level level)
     world_wait_for(world, sequence, level, level);
 }
 
+void world_limit_container(struct world *world, uint64_t bytes)
+{
+    container_set_max_size(writeback_container(world->process.model->writeback), bytes);
+}
+
 void world_refuse(struct world *world, const char *what, int r, const struct error *error)
 {
     if (!world->faults) {
