@@ -5,6 +5,10 @@
  * anything is in doubt (no count is kept, the kernel does not tell) there is
  * no evidence rather than one that never moves.
  *
+ * Nor is a write concluded from what moves without one: a device is attached
+ * anew (diskseq, and counters from 0) at every start of a guest where its
+ * volume is activated, its image mapped or its iSCSI session opened for it.
+ *
  * Recorded evidence comes back from the container's file, so it is parsed as
  * any hostile text: each key once, known, and well-formed, or nothing is
  * concluded from it.
@@ -290,12 +294,7 @@ static void explain(struct words *words, const struct evidence *then, const stru
     uint64_t before = then->values[key].number, after = now->values[key].number;
 
     words_add(words, "%s", words->length > 0 ? "; " : "");
-    if (key == KEY_DISKSEQ) {
-        words_add(words,
-                  "another device generation (diskseq %" PRIu64 ", was %" PRIu64
-                  "): it was attached anew",
-                  after, before);
-    } else if (table[key].form == FORM_TIME) {
+    if (table[key].form == FORM_TIME) {
         /* In milliseconds, unless they are the same then. */
         int digits = then->values[key].seconds == now->values[key].seconds &&
                              then->values[key].nanoseconds / 1000000 ==
@@ -347,12 +346,10 @@ enum evidence_verdict evidence_compare(const char *then_text, const char *now_te
             moved |= 1U << key;
         }
     }
-    /* Counters are of one boot and one attachment; the times of a file below are not. */
-    bool counted = !(moved & 1U << KEY_BOOT);
-    if (!counted) {
+    /* Counters are of one boot and one attachment; size and times of a file below are not. */
+    bool booted = moved & 1U << KEY_BOOT, attached = moved & 1U << KEY_DISKSEQ;
+    if (booted || attached) {
         moved &= 1U << KEY_BACKING_SIZE | 1U << KEY_BACKING_MTIME;
-    } else if (moved & 1U << KEY_DISKSEQ) {
-        moved &= 1U << KEY_BACKING_SIZE | 1U << KEY_BACKING_MTIME | 1U << KEY_DISKSEQ;
     }
     /* What is told first makes the rest redundant: all that is written is so on the disk, too. */
     if (moved & 1U << KEY_WRITTEN) {
@@ -369,8 +366,13 @@ enum evidence_verdict evidence_compare(const char *then_text, const char *now_te
     if (moved) {
         return EVIDENCE_WRITTEN;
     }
-    if (!counted) {
+    if (booted) {
         words_add(&words, "the host was booted since, and counters of writes begin anew with it");
+        return EVIDENCE_INCOMPARABLE;
+    }
+    if (attached) {
+        words_add(&words,
+                  "it was attached anew since, and counters of writes begin anew with that");
         return EVIDENCE_INCOMPARABLE;
     }
     if (then.present != now.present) {

@@ -60,7 +60,9 @@
  *         before Linux 6.13; a second or two on old file systems).
  *     block boot=ID diskseq=N written=SECTORS [discarded=SECTORS] [backing-size=B backing-mtime=T]
  *     partition … disk-written=SECTORS [disk-discarded=SECTORS] …
- *         Counters of 512-byte sectors, comparable within one boot and one attachment (diskseq).
+ *         Counters of 512-byte sectors, comparable within one boot and one attachment (diskseq):
+ *         activating a volume, mapping an image, losetup or an iSCSI login makes another one, and
+ *         says nothing of writing.
  *         There are none where the kernel does not count (queue/iostats is 0), where DAX goes
  *         around the count, or without diskseq (before Linux 5.15).  A partition's counter misses
  *         writes to the whole disk, so the disk's goes with it; that one moves for the other
@@ -114,8 +116,8 @@ int drive_probe_block(unsigned major, unsigned minor, uint64_t size,
 
 enum evidence_verdict {
     EVIDENCE_EQUAL,        /* nothing speaks for a write; no proof that there was none */
-    EVIDENCE_WRITTEN,      /* the drive was written to, or attached anew, which resets counters */
-    EVIDENCE_INCOMPARABLE, /* nothing can be said: another boot, another kind, no evidence */
+    EVIDENCE_WRITTEN,      /* the drive was written to */
+    EVIDENCE_INCOMPARABLE, /* nothing can be said: another boot, attached anew, no evidence, … */
 };
 
 /*

@@ -274,9 +274,15 @@ static void test_loop(void **state)
     /* Attached anew it is the same drive; over another file it is not, nor elsewhere in it. */
     assert_int_equal(close(fd), 0);
     fd = attach(path, 0, device, sizeof device);
+    first = now;
     now = probe(device);
     assert_string_equal(first.identity, now.identity);
+    assert_int_equal(compare(&first, &now), EVIDENCE_INCOMPARABLE);
+    age(path);
+    assert_int_equal(truncate(path, IMAGE_BYTES + 512), 0);
+    now = probe(device);
     assert_int_equal(compare(&first, &now), EVIDENCE_WRITTEN);
+    assert_int_equal(truncate(path, IMAGE_BYTES), 0);
     assert_int_equal(close(fd), 0);
     fd = attach(path, 4096, device, sizeof device);
     now = probe(device);
