@@ -20,8 +20,8 @@ static const char *const words[UNTRACKED_REASONS] = {
     [UNTRACKED_RULED_OUT] = "",
     [UNTRACKED_LOST_WRITER] = "a writer was lost for a while",
     [UNTRACKED_NO_EVIDENCE] = "no evidence was kept when it was last written to",
-    [UNTRACKED_INCOMPARABLE] =
-        "the evidence kept is of another boot or attachment, or of another kind",
+    [UNTRACKED_INCOMPARABLE] = "the evidence kept is of another boot, attachment or kind, or other "
+                               "partitions were written",
     [UNTRACKED_HIDDEN] = "the drive's path could not be looked at",
     [UNTRACKED_NO_PATH] = "the drive has no path that could be looked at",
 };

@@ -6,8 +6,9 @@
  * no evidence rather than one that never moves.
  *
  * Nor is a write concluded from what moves without one: a device is attached
- * anew (diskseq, and counters from 0) at every start of a guest where its
- * volume is activated, its image mapped or its iSCSI session opened for it.
+ * anew at every start of a guest where its volume is activated, its image
+ * mapped or its iSCSI session opened for it (diskseq, and counters from 0), and
+ * a disk is written to through its other partitions.
  *
  * Recorded evidence comes back from the container's file, so it is parsed as
  * any hostile text: each key once, known, and well-formed, or nothing is
@@ -195,10 +196,8 @@ static const struct {
     [KEY_WRITTEN] = {"written", FORM_NUMBER, KIND_BLOCK | KIND_PARTITION,
                      KIND_BLOCK | KIND_PARTITION, "written"},
     [KEY_DISCARDED] = {"discarded", FORM_NUMBER, KIND_BLOCK | KIND_PARTITION, 0, "discarded"},
-    [KEY_DISK_WRITTEN] = {"disk-written", FORM_NUMBER, KIND_PARTITION, KIND_PARTITION,
-                          "written on its disk (by any partition)"},
-    [KEY_DISK_DISCARDED] = {"disk-discarded", FORM_NUMBER, KIND_PARTITION, 0,
-                            "discarded on its disk (by any partition)"},
+    [KEY_DISK_WRITTEN] = {"disk-written", FORM_NUMBER, KIND_PARTITION, KIND_PARTITION, ""},
+    [KEY_DISK_DISCARDED] = {"disk-discarded", FORM_NUMBER, KIND_PARTITION, 0, ""},
 };
 
 struct evidence {
@@ -351,12 +350,11 @@ enum evidence_verdict evidence_compare(const char *then_text, const char *now_te
     if (booted || attached) {
         moved &= 1U << KEY_BACKING_SIZE | 1U << KEY_BACKING_MTIME;
     }
-    /* What is told first makes the rest redundant: all that is written is so on the disk, too. */
-    if (moved & 1U << KEY_WRITTEN) {
-        moved &= ~(1U << KEY_DISK_WRITTEN);
-    }
-    if (moved & 1U << KEY_DISCARDED) {
-        moved &= ~(1U << KEY_DISK_DISCARDED);
+    /* All that is written through the partition counts for the disk as well. */
+    bool disk = moved & (1U << KEY_DISK_WRITTEN | 1U << KEY_DISK_DISCARDED);
+    moved &= ~(1U << KEY_DISK_WRITTEN | 1U << KEY_DISK_DISCARDED);
+    if (disk) {
+        moved &= ~(1U << KEY_BACKING_MTIME); /* which any partition's writes move */
     }
     for (unsigned key = 0; key < KEYS; key++) {
         if (moved & 1U << key) {
@@ -373,6 +371,11 @@ enum evidence_verdict evidence_compare(const char *then_text, const char *now_te
     if (attached) {
         words_add(&words,
                   "it was attached anew since, and counters of writes begin anew with that");
+        return EVIDENCE_INCOMPARABLE;
+    }
+    if (disk) {
+        words_add(&words, "its disk was written to, and writes to other partitions of the disk "
+                          "cannot be told from writes past the partition");
         return EVIDENCE_INCOMPARABLE;
     }
     if (then.present != now.present) {

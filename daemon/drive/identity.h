@@ -66,7 +66,8 @@
  *         There are none where the kernel does not count (queue/iostats is 0), where DAX goes
  *         around the count, or without diskseq (before Linux 5.15).  A partition's counter misses
  *         writes to the whole disk, so the disk's goes with it; that one moves for the other
- *         partitions, too.  A loop device over a file has the file's size and mtime as well.
+ *         partitions, too, so where it alone moved nothing can be said.  A loop device over a file
+ *         has the file's size and mtime as well; its partitions' mtime moves with the disk's count.
  *         Not seen: what is dirty in the page cache still (fsync(2) the device before); writes by
  *         other hosts; writes to the device below a dm or md device, or below a loop device that
  *         is over a device; SCSI commands passed through; writes while queue/iostats was 0 for a
@@ -117,7 +118,7 @@ int drive_probe_block(unsigned major, unsigned minor, uint64_t size,
 enum evidence_verdict {
     EVIDENCE_EQUAL,        /* nothing speaks for a write; no proof that there was none */
     EVIDENCE_WRITTEN,      /* the drive was written to */
-    EVIDENCE_INCOMPARABLE, /* nothing can be said: another boot, attached anew, no evidence, … */
+    EVIDENCE_INCOMPARABLE, /* nothing can be said: no evidence, another boot, attached anew, … */
 };
 
 /*

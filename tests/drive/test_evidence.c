@@ -18,6 +18,9 @@
 #define BOOT "boot=" TREE_BOOT_ID
 #define LATE "boot=11111111-3abe-47a4-941c-10d6fe4bc646"
 #define PART "partition " BOOT " diskseq=5 "
+#define OTHERS                                                                                 \
+    "its disk was written to, and writes to other partitions of the disk cannot be told from " \
+    "writes past the partition"
 #define BACK " backing-size=100 backing-mtime=1795543201.000000000"
 
 static void test_compare(void **state)
@@ -73,8 +76,28 @@ static void test_compare(void **state)
         {PART "written=1 disk-written=10", PART "written=1 disk-written=10", EVIDENCE_EQUAL, ""},
         {PART "written=1 disk-written=10", PART "written=3 disk-written=12", EVIDENCE_WRITTEN,
          "2 sectors were written"},
-        {PART "written=1 disk-written=10", PART "written=1 disk-written=12", EVIDENCE_WRITTEN,
-         "2 sectors were written on its disk (by any partition)"},
+        {PART "written=1 disk-written=10", PART "written=1 disk-written=12", EVIDENCE_INCOMPARABLE,
+         OTHERS},
+        {PART "written=1 discarded=5 disk-written=10 disk-discarded=5",
+         PART "written=1 discarded=5 disk-written=10 disk-discarded=6", EVIDENCE_INCOMPARABLE,
+         OTHERS},
+        {PART "written=1 discarded=5 disk-written=10 disk-discarded=5",
+         PART "written=1 discarded=6 disk-written=11 disk-discarded=7", EVIDENCE_WRITTEN,
+         "1 sector was discarded"},
+        {PART "written=1 disk-written=10", PART "written=1 disk-written=9", EVIDENCE_INCOMPARABLE,
+         OTHERS},
+        /* Of a loop device's partition the disk's writes move the file's time, not its size. */
+        {PART "written=1 disk-written=10" BACK,
+         PART "written=1 disk-written=12 backing-size=100 backing-mtime=1795543203.000000000",
+         EVIDENCE_INCOMPARABLE, OTHERS},
+        {PART "written=1 disk-written=10" BACK,
+         PART "written=1 disk-written=12 backing-size=99 backing-mtime=1795543203.000000000",
+         EVIDENCE_WRITTEN, "the size of the file below it went from 100 to 99 bytes"},
+        {PART "written=1 disk-written=10" BACK,
+         PART "written=1 disk-written=10 backing-size=100 backing-mtime=1795543203.000000000",
+         EVIDENCE_WRITTEN,
+         "the modification time of the file below it moved from 2026-11-24 18:00:01.000 UTC to "
+         "2026-11-24 18:00:03.000 UTC"},
         {"block " BOOT " diskseq=5 written=1 disk-written=10", PART "written=1 disk-written=12",
          EVIDENCE_INCOMPARABLE, "what was recorded of it is not understood"},
         {"block " BOOT " diskseq=5 written=1", PART "written=1 disk-written=10",
