@@ -4,6 +4,11 @@
  * tell of writing.  All three are of one descriptor, so that a path that is
  * renamed meanwhile does not mix two drives.
  *
+ * The path is a client's, and we may be root: opening a watchdog or a tape has
+ * effects.  So the descriptor is an O_PATH one, and what it leads to is opened
+ * only when it is a block device, for its ioctls.  All that is asked of a file
+ * can be asked of an O_PATH descriptor.
+ *
  * What sysfs does not tell is no failure: a drive without an identity can be
  * tracked as well, with less to rule out.
  */
@@ -13,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -44,26 +50,45 @@ static void probe_block(const struct probe_context *context, unsigned major, uns
     evidence_of_block(context, major, minor, fd, ret);
 }
 
-int drive_probe(const char *path, const struct drive_probe_options *options,
-                struct drive_probe *ret, struct error *error)
+/* @path names it in errors.  The descriptor, which is not @place's but of the same device. */
+static int open_block(int place, const char *path, uint64_t *ret_size, struct error *error)
 {
-    CLEANUP(context_close) struct probe_context context = {.sysfs = -1, .udev = -1};
-    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct drive_probe probe = {0};
-    struct statx stx;
+    char link[32];
 
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", place);
+    CLEANUP_CLOSE int fd = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
         int r = -errno;
         return error_set_errno(error, r, "cannot open '%s'", path);
     }
-    int r = identity_statx(fd, &stx);
+    if (ioctl(fd, BLKGETSIZE64, ret_size) < 0) {
+        int r = -errno;
+        return error_set_errno(error, r, "cannot get the size of '%s'", path);
+    }
+    return steal_fd(&fd);
+}
+
+int drive_probe(const char *path, const struct drive_probe_options *options,
+                struct drive_probe *ret, struct error *error)
+{
+    CLEANUP(context_close) struct probe_context context = {.sysfs = -1, .udev = -1};
+    CLEANUP_CLOSE int place = open(path, O_PATH | O_CLOEXEC);
+    CLEANUP_CLOSE int block = -1;
+    struct drive_probe probe = {0};
+    struct statx stx;
+
+    if (place < 0) {
+        int r = -errno;
+        return error_set_errno(error, r, "cannot look at '%s'", path);
+    }
+    int r = identity_statx(place, &stx);
     if (r < 0) {
         return error_set_errno(error, r, "cannot look at '%s'", path);
     }
     if (S_ISBLK(stx.stx_mode)) {
-        if (ioctl(fd, BLKGETSIZE64, &probe.size) < 0) {
-            r = -errno;
-            return error_set_errno(error, r, "cannot get the size of '%s'", path);
+        block = open_block(place, path, &probe.size, error);
+        if (block < 0) {
+            return block;
         }
     } else if (S_ISREG(stx.stx_mode)) {
         probe.size = stx.stx_size;
@@ -75,10 +100,10 @@ int drive_probe(const char *path, const struct drive_probe_options *options,
     }
     context = context_open(options);
     if (S_ISREG(stx.stx_mode)) {
-        identity_of_file(&context, fd, &stx, 0, probe.identity);
+        identity_of_file(&context, place, &stx, 0, probe.identity);
         evidence_of_file(&stx, &probe);
     } else {
-        probe_block(&context, stx.stx_rdev_major, stx.stx_rdev_minor, fd, &probe);
+        probe_block(&context, stx.stx_rdev_major, stx.stx_rdev_minor, block, &probe);
     }
     *ret = probe;
     return 0;

@@ -10,7 +10,8 @@
 /*
  * Whose drive is under a path, and what tells that somebody wrote to it.
  * Only metadata is looked at (statx(2), statfs(2), sysfs, udev's database);
- * what is in a drive is never read.
+ * what is in a drive is never read.  A file is not even opened, and needs no
+ * permission but that to find it; a block device is opened for reading.
  *
  * All calls may run on any thread.  drive_probe() and drive_probe_block()
  * block, for ever on a hung disk, so they belong on a pool's thread; they
@@ -98,8 +99,8 @@ struct drive_probe_options {
  * Looks at the regular file or block device at @path, following links.  A
  * device of which sysfs tells nothing is no failure: its identity is "" then.
  *
- * 0; -EINVAL: neither file nor block device, or empty; else what open(2),
- * statx(2) or the ioctl failed with.  @error, which may be NULL, names the
+ * 0; -EINVAL: neither file nor block device (it is not opened then), or empty;
+ * else what open(2), statx(2) or the ioctl failed with.  @error, which may be NULL, names the
  * path; @ret is untouched on failure.
  */
 int drive_probe(const char *path, const struct drive_probe_options *options,
