@@ -43,10 +43,19 @@ static struct probe_context context_open(const struct drive_probe_options *optio
     };
 }
 
-static void probe_block(const struct probe_context *context, unsigned major, unsigned minor, int fd,
+/* Two texts for one drive would refuse it; without one it is taken as it is. */
+static void drop_early(const struct probe_context *context, struct drive_probe *probe)
+{
+    if (context->early) {
+        probe->identity[0] = '\0';
+    }
+}
+
+static void probe_block(struct probe_context *context, unsigned major, unsigned minor, int fd,
                         struct drive_probe *ret)
 {
     identity_of_block(context, major, minor, fd, 0, ret->identity);
+    drop_early(context, ret);
     evidence_of_block(context, major, minor, fd, ret);
 }
 
@@ -101,6 +110,7 @@ int drive_probe(const char *path, const struct drive_probe_options *options,
     context = context_open(options);
     if (S_ISREG(stx.stx_mode)) {
         identity_of_file(&context, place, &stx, 0, probe.identity);
+        drop_early(&context, &probe);
         evidence_of_file(&stx, &probe);
     } else {
         probe_block(&context, stx.stx_rdev_major, stx.stx_rdev_minor, block, &probe);

@@ -33,8 +33,8 @@
  *     loop offset=B sizelimit=B over FILE|DEVICE
  *                             what it is attached to, in bytes; "" when the backing file cannot be
  *                             found under its name (removed, in another mount namespace)
- *     partition uuid=U [of DISK]              U: PARTUUID, from sysfs or udev
- *     partition number=N start=SECTOR of DISK where there is none; "" when DISK is ""
+ *     partition number=N start=SECTOR of DISK
+ *     partition uuid=U        U: PARTUUID, from sysfs or udev; where DISK is ""
  *     scsi wwid=W             the logical unit's designator, as the kernel writes it (naa.…)
  *     scsi vendor=V model=M serial=S          where there is no designator
  *     nvme wwid=W             uuid.…, eui.…, nvme.…; the namespace's
@@ -45,9 +45,9 @@
  *     mmc cid=C area=main|boot0|…
  *     ""                      anything else (zram, ram, nbd, a virtio disk without a serial …)
  *
- * A text changes with what there is to tell: where the kernel's sysfs has no PARTUUID (no md/uuid),
- * as in Linux 6.1, a partition (an array) that is looked at before udev knows it is another than
- * afterwards, and so is a file on it.  That refuses the right drive; it takes no other for it.
+ * What is told does not hang on when one asks.  Where the kernel's sysfs has no PARTUUID (no
+ * md/uuid), as in Linux 6.1, and udev does not know a device yet of which it would have to be
+ * asked, the identity is "", that of a file on it as well.
  *
  * What it cannot see: two disks to which somebody gave one serial or, as `dd` does, one PARTUUID
  * where DISK is ""; a disk or a volume that was set back to an earlier state in place; the card in

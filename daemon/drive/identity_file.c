@@ -41,7 +41,7 @@ static bool stable_fsid(const struct statfs *fs, const struct statx *stx, uint64
 }
 
 /* False: it cannot be told from others of its type. */
-static bool file_system(const struct probe_context *context, int fd, const struct statx *stx,
+static bool file_system(struct probe_context *context, int fd, const struct statx *stx,
                         unsigned depth, char *ret)
 {
     struct statfs fs;
@@ -73,7 +73,7 @@ static bool file_system(const struct probe_context *context, int fd, const struc
     return known;
 }
 
-void identity_of_file(const struct probe_context *context, int fd, const struct statx *stx,
+void identity_of_file(struct probe_context *context, int fd, const struct statx *stx,
                       unsigned depth, char *ret)
 {
     char below[IDENTITY_TEXT_BYTES_MAX + 1];
