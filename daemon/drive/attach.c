@@ -8,10 +8,10 @@
  * the evidence it comes from.  Evidence only ever lowers validity: that nothing differs proves
  * nothing, and is called "ruled out" for want of a better source.
  */
-#include "daemon/drive/identity.h"
 #include "daemon/drive/internal.h"
 
 #include "daemon/base/log.h"
+#include "daemon/identity/identity.h"
 
 #include <stdio.h>
 #include <string.h>

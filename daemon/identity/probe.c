@@ -12,7 +12,7 @@
  * What sysfs does not tell is no failure: a drive without an identity can be
  * tracked as well, with less to rule out.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>

@@ -7,7 +7,7 @@
  * it is named by the device below it, or by statfs(2)'s f_fsid where that is
  * more than the device's number in other clothes.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>

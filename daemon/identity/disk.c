@@ -7,7 +7,7 @@
  * What changes with an update (firmware revision) or can be renamed (a pool,
  * a mapping) is left out where there is anything else.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <fcntl.h>

@@ -3,7 +3,7 @@
  * Evidence compared, and texts put into words: what is concluded from two
  * records, and that nothing is from what is none.
  */
-#include "tests/drive/sysfs_tree.h"
+#include "tests/identity/sysfs_tree.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -312,5 +312,5 @@ int main(void)
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_words),
     };
-    return cmocka_run_group_tests_name("drive: evidence", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("identity: evidence", tests, NULL, NULL);
 }

@@ -4,7 +4,7 @@
  * are: what is stable is told, what is not is "", and nothing in sysfs can do
  * harm.
  */
-#include "tests/drive/sysfs_tree.h"
+#include "tests/identity/sysfs_tree.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -539,5 +539,5 @@ int main(void)
         TREE_TEST(test_loop),          TREE_TEST(test_evidence),     TREE_TEST(test_long_values),
         TREE_TEST(test_broken),        TREE_TEST(test_random_bytes),
     };
-    return cmocka_run_group_tests_name("drive: identities in sysfs", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("identity: sysfs", tests, NULL, NULL);
 }

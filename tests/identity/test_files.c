@@ -4,7 +4,7 @@
  * with the kernel's own sysfs.  Loop devices are attached with AUTOCLEAR, so
  * that one that we have no longer open is gone, whatever becomes of the test.
  */
-#include "daemon/drive/identity.h"
+#include "daemon/identity/identity.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>
@@ -387,7 +387,7 @@ int main(void)
         FILE_TEST(test_identity), FILE_TEST(test_evidence), FILE_TEST(test_closed_to_us),
         FILE_TEST(test_refused),  FILE_TEST(test_loop),     FILE_TEST(test_partition),
     };
-    int failed = cmocka_run_group_tests_name("drive: identities of files", tests, setup, teardown);
+    int failed = cmocka_run_group_tests_name("identity: files", tests, setup, teardown);
 
     return failed ? failed : exit_status;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#ifndef BITMAPD_DAEMON_DRIVE_IDENTITY_H
-#define BITMAPD_DAEMON_DRIVE_IDENTITY_H
+#ifndef BITMAPD_DAEMON_IDENTITY_IDENTITY_H
+#define BITMAPD_DAEMON_IDENTITY_IDENTITY_H
 
 #include "proto/base/error.h"
 

@@ -14,7 +14,7 @@
  * any hostile text: each key once, known, and well-formed, or nothing is
  * concluded from it.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <inttypes.h>

@@ -3,7 +3,7 @@
  * Partitions, and what udev alone may know: one text for a drive, whatever is
  * told beside it and whenever one asks.
  */
-#include "tests/drive/sysfs_tree.h"
+#include "tests/identity/sysfs_tree.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -128,5 +128,5 @@ int main(void)
         TREE_TEST(test_before_udev),
         TREE_TEST(test_file_before_udev),
     };
-    return cmocka_run_group_tests_name("drive: identities of partitions", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("identity: partitions", tests, NULL, NULL);
 }

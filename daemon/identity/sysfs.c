@@ -6,7 +6,7 @@
  * FIFO, and gives a value whole or not at all: half a serial number would
  * make two disks equal.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>

@@ -2,10 +2,10 @@
 /*
  * Which block device it is: a partition by its place on its disk; a loop
  * device by what it is attached to; any other by what its driver tells
- * (identity_disk.c).  A text is stable or it is "": names (sda), numbers (8:0)
+ * (disk.c).  A text is stable or it is "": names (sda), numbers (8:0)
  * and positions on a bus are others after the next boot.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <string.h>
