@@ -2,7 +2,6 @@
 """Checkpoints, transactions and drives' paths, in conversations with the daemon."""
 
 import array
-import ctypes
 import json
 import os
 import random
@@ -12,6 +11,7 @@ import threading
 import time
 import uuid
 
+from hung import Hung
 from wire import *
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -421,23 +421,18 @@ def nothing_is_frozen_unseen():
 
 
 def paths_that_hang():
-    libc = ctypes.CDLL(None, use_errno=True)
-    # FAN_CLASS_CONTENT | FAN_CLOEXEC; then FAN_MARK_ADD, FAN_OPEN_PERM: opening waits for us.
-    guard = libc.fanotify_init(5, os.O_RDONLY)
-    if guard < 0:
-        assert os.environ.get("CI") != "true", "fanotify needs root"
-        print("no fanotify: skipped")
+    if not Hung.possible():
         return
     with Daemon() as daemon:
         client, others = daemon.client(), daemon.client()
         for name in ["hung", "well"]:
-            with open(os.path.join(daemon.directory, name), "wb") as file:
+            directory = os.path.join(daemon.directory, name)
+            os.mkdir(directory)
+            with open(os.path.join(directory, "drive"), "wb") as file:
                 file.truncate(MIB)
             add(client, name, 0, path=file.name)
             create(client, "a", name)
-        path = os.path.join(daemon.directory, "hung")
-        assert libc.fanotify_mark(guard, 1, ctypes.c_uint64(0x10000), -100, path.encode()) == 0
-        try:
+        with Hung(os.path.join(daemon.directory, "hung")):
             started = time.monotonic()
             client.request(ATTACH, attach("hung", "w"))
             others.must(ATTACH, attach("well", "w"))
@@ -452,8 +447,6 @@ def paths_that_hang():
                 others.must(ATTACH, attach("hung", "v")) if i == 0 else None
                 assert client.call(ATTACH, attach("hung", "v"))[0] == BUSY
             assert time.monotonic() - started < waited + 60
-        finally:
-            os.close(guard)  # lets the open go on
 
 
 def unproven_is_unknown():
