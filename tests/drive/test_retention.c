@@ -43,7 +43,7 @@ static void create_many(struct harness *harness, const char *drive, unsigned cou
 static void enforce(struct harness *harness)
 {
     model_configure(harness->model, &harness->settings);
-    retention_enforce(harness->model);
+    model_enforce_retention(harness->model);
     assert_int_equal(harness_wait(harness, model_sequence(harness->model), ACK_DURABLE), 0);
 }
 
