@@ -277,8 +277,8 @@ static int take_parts(struct union_work *work, const struct drive_bitmap *since,
 }
 
 /*
- * Begins, or begins anew: its first step is under way.  UNION_READS, -ENOENT and -ENOMEM with words
- * leave it without any.
+ * Begins, or begins anew: its first step is under way, which @r belongs to from here on.
+ * UNION_READS, and -ENOENT and -ENOMEM with words, leave it without any.
  */
 static int begin(struct union_work *work, struct error *error)
 {
@@ -289,6 +289,7 @@ static int begin(struct union_work *work, struct error *error)
         since && work->until ? find_end(work, work->until, work->until_name, error) : NULL;
 
     drop_all(work);
+    work->r = 0;
     if (!since || (work->until && !until)) {
         return -ENOENT;
     }
@@ -339,16 +340,19 @@ static bool parts_are_as_they_were(const struct union_work *work)
     return true;
 }
 
-static int restart(struct union_work *work)
+/* Whether a step is under way again; else the outcome is in @r. */
+static bool restart(struct union_work *work)
 {
-    if (++work->restarts > RESTARTS_MAX) {
-        return error_set(&work->error, -EBUSY,
-                         "checkpoints of drive '%s' change again and again; try again later",
-                         work->drive_name);
+    int r = ++work->restarts > RESTARTS_MAX
+                ? error_set(&work->error, -EBUSY,
+                            "checkpoints of drive '%s' change again and again; try again later",
+                            work->drive_name)
+                : begin(work, &work->error);
+
+    if (r < 0) {
+        work->r = r;
     }
-    work->running = false;
-    work->r = 0;
-    return begin(work, &work->error);
+    return r == 0;
 }
 
 /* The part that was being read is damaged: it is no better for whoever asks next. */
@@ -377,8 +381,7 @@ static bool go_on(struct union_work *work)
             distrust_part(work, bitmap);
             return false;
         }
-        work->r = restart(work);
-        return work->r == 0;
+        return restart(work);
     }
     if (work->r < 0) {
         return false;
@@ -388,8 +391,7 @@ static bool go_on(struct union_work *work)
         return false;
     }
     if (!parts_are_as_they_were(work)) {
-        work->r = restart(work);
-        return work->r == 0;
+        return restart(work);
     }
     submit_read(work);
     return true;
@@ -416,12 +418,13 @@ static void lane_go_on(struct model *model, enum union_lane_kind kind)
 
     while (!lane->running && (work = TAILQ_FIRST(&lane->queue))) {
         TAILQ_REMOVE(&lane->queue, work, entry);
-        work->r = begin(work, &work->error);
-        if (work->r == UNION_READS) {
+        int r = begin(work, &work->error);
+        if (r == UNION_READS) {
             work->lane = UNION_LANE_READS;
             TAILQ_INSERT_TAIL(&model->unions[UNION_LANE_READS].queue, work, entry);
             lane_go_on(model, UNION_LANE_READS);
-        } else if (work->r < 0) {
+        } else if (r < 0) {
+            work->r = r;
             finish(work);
         }
     }
