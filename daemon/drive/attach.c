@@ -10,10 +10,10 @@
  * to looks at the path before it does.  Evidence only ever lowers validity: that nothing differs
  * proves nothing, and is called "ruled out" for want of a better source.
  */
-#include "daemon/drive/identity.h"
 #include "daemon/drive/internal.h"
 
 #include "daemon/base/log.h"
+#include "daemon/identity/identity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -22,7 +22,8 @@ static const char *const words[UNTRACKED_REASONS] = {
     [UNTRACKED_RULED_OUT] = "",
     [UNTRACKED_LOST_WRITER] = "a writer was lost for a while",
     [UNTRACKED_NO_EVIDENCE] = "no evidence was kept when it was last written to",
-    [UNTRACKED_INCOMPARABLE] = "the evidence kept is of another boot, or of another kind",
+    [UNTRACKED_INCOMPARABLE] = "the evidence kept is of another boot, attachment or kind, or other "
+                               "partitions were written",
     [UNTRACKED_HIDDEN] = "the drive's path could not be looked at",
     [UNTRACKED_UNIDENTIFIED] = "what stands under the drive's path cannot be identified",
     [UNTRACKED_NO_PATH] = "the drive has no path that could be looked at",

@@ -26,6 +26,20 @@ RB_PROTOTYPE(requests_by_id, request_result, by_id, request_compare)
 
 struct writeback;
 
+/* Where unions are made (union.c); in each lane one is worked on. */
+enum union_lane_kind {
+    UNION_LANE_MEMORY,
+    UNION_LANE_READS, /* out of the container */
+    UNION_LANES,      /* so many are worked on at a time */
+};
+
+TAILQ_HEAD(union_list, union_work);
+
+struct union_lane {
+    struct union_work *running; /* a step of it is under way; or NULL */
+    struct union_list queue;    /* in the order of requests */
+};
+
 /* An entry of the container that a damaged state left behind. */
 struct replaced_entry {
     uint32_t index; /* in the table of the last commit */
@@ -73,6 +87,7 @@ struct model {
     struct transaction *transaction; /* that is open */
     uint32_t carried_left;           /* ranges that the record or transaction may still carry */
 
+    struct union_lane unions[UNION_LANES];
     struct retention *retention;
     struct writeback *writeback;
     struct journaling *journaling;
@@ -219,6 +234,19 @@ void sealed_evict(struct model *model);
 /* For the caller to free; -ENOMEM, -EBADMSG and I/O errors with words.  Any one thread. */
 int sealed_read(struct container *container, uint64_t id, uint64_t size, uint32_t granularity,
                 uint32_t chunk_bytes, struct bitmap **ret, struct error *error);
+
+/* What the container has of a sealed bitmap is damaged: records that, with words in the log. */
+int sealed_distrust(struct model *model, struct drive_bitmap *bitmap, const char *reason,
+                    struct error *error);
+
+/* ---- union.c ---- */
+
+void unions_init(struct model *model);
+/*
+ * The end begins: all are cancelled.  Of those that are worked on the step under way goes on; on
+ * libuv's pool it may end when the model is gone, of which it touches nothing.
+ */
+void unions_close(struct model *model);
 
 /* ---- retention.c ---- */
 

@@ -172,7 +172,8 @@ void model_configure(struct model *model, const struct model_settings *settings)
 /*
  * The orderly end: writes everything back, marks the container clean, closes
  * all handles, frees the model, then calls @closed with 0 or -errno.  All
- * writers and waiters must be gone.
+ * writers and waiters must be gone.  Unions are cancelled: the last write-back
+ * waits for what is being read of one part at most.
  */
 void model_close(struct model *model, void (*closed)(void *opaque, int r), void *opaque);
 
@@ -390,10 +391,19 @@ struct model_union {
     struct union_work *work; /* NULL: none is under way */
 };
 
-/* -EINVAL: @until is not younger; -ENOMEM.  Begins; done() may come at once. */
+/*
+ * Begins, or waits for its turn: two are made at a time, at most one of which reads out of the
+ * container.  Until done(), @ret says what it would answer now.  Answered is what was there when it
+ * was begun, which is @sequence from done() on, and maybe marks of a later moment.  -EINVAL: @until
+ * is not younger; -ENOMEM; then done() is not called, nor is it before this returns.  To done():
+ * -ENOENT: one of the checkpoints is gone; -EBUSY: checkpoints are changed faster than they are
+ * read, so try again; -ENOMEM and I/O errors.
+ *
+ * One that waits costs some KiB; how many may, is for the caller to limit.
+ */
 int model_union(struct model *model, const struct drive_bitmap *since,
                 const struct drive_bitmap *until, struct model_union *ret, struct error *error);
-/* done() is not called any more. */
+/* done() is not called any more, and nothing refers to @work.  When none is under way: nothing. */
 void model_union_cancel(struct model_union *work);
 
 struct model_status {

@@ -53,7 +53,7 @@ enum untracked {
     UNTRACKED_RULED_OUT = 0,    /* as far as evidence goes */
     UNTRACKED_LOST_WRITER = 1,  /* a writer was lost for a while */
     UNTRACKED_NO_EVIDENCE = 2,  /* none was kept when the last writer went */
-    UNTRACKED_INCOMPARABLE = 3, /* the evidence is of another boot, or of another kind */
+    UNTRACKED_INCOMPARABLE = 3, /* evidence_compare() could not say */
     UNTRACKED_HIDDEN = 4,       /* the path could not be looked at */
     UNTRACKED_UNIDENTIFIED = 5, /* the path tells no identity any more */
     UNTRACKED_NO_PATH = 6,      /* there is none */

@@ -204,7 +204,7 @@ static void fetch_run(struct work *base)
     }
 }
 
-static int distrust(struct model *model, struct drive_bitmap *bitmap, const char *reason,
+int sealed_distrust(struct model *model, struct drive_bitmap *bitmap, const char *reason,
                     struct error *error)
 {
     struct record record = {.type = RECORD_BITMAP_DISTRUST,
@@ -243,7 +243,7 @@ static void fetch_done(struct work *base)
         if (item->r == 0) {
             (void)drive_bitmap_swap_bits(bitmap, STEAL(item->bits));
         } else if (item->r == -EBADMSG) {
-            int failed = distrust(work->model, bitmap, item->error.text, &error);
+            int failed = sealed_distrust(work->model, bitmap, item->error.text, &error);
             r = failed < 0 ? failed : r;
         } else {
             r = item->r;

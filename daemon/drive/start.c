@@ -201,6 +201,7 @@ int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned 
     for (size_t i = 0; i < ACK_LEVELS; i++) {
         TAILQ_INIT(&model->waiters[i]);
     }
+    unions_init(model);
     memcpy(model->boot_id.bytes, settings->boot_id, sizeof model->boot_id.bytes);
     model->journal_files = (struct journal_files){settings->files, model->journal_path};
 
@@ -277,5 +278,6 @@ void model_close(struct model *model, void (*closed)(void *opaque, int r), void 
 {
     model->closed = closed;
     model->closed_opaque = opaque;
+    unions_close(model);
     writeback_close(model->writeback, writeback_closed);
 }

@@ -14,7 +14,7 @@
  */
 #include "daemon/server/internal.h"
 
-#include "daemon/drive/identity.h"
+#include "daemon/identity/identity.h"
 
 #include <stddef.h>
 #include <string.h>

@@ -134,23 +134,33 @@ int handle_checkpoint_delete(const struct request *request, struct error *error)
 
 /*
  * A map that is being made.  Its names are kept, since checkpoints and drive may be gone when it
- * is there.
+ * is there.  It belongs to its pending, and goes with it when the session ends.
  */
 struct map_job {
-    struct model_union whole;
+    struct model_union whole; /* first */
     struct pending *pending;
     uint64_t offset;
     char drive[NAME_BYTES_MAX + 1], base[NAME_BYTES_MAX + 1], target[NAME_BYTES_MAX + 1];
     struct checkpoint base_checkpoint, target_checkpoint;
 };
 
-static void union_done(struct model_union *whole, int r, const struct error *error)
+static void map_job_free(struct map_job *job)
 {
-    struct map_job *job = (struct map_job *)whole;
-    struct pending *pending = job->pending;
-    CLEANUP_FREE struct map_job *freed = job;
-    struct error why = {""};
+    job->pending->map = NULL;
+    job->pending->session->maps_count--;
+    bitmap_free(job->whole.bits);
+    free(job);
+}
 
+void map_job_cancel(struct map_job *job)
+{
+    model_union_cancel(&job->whole);
+    map_job_free(job);
+}
+
+static int map_start(const struct request *request, struct map_job *job, struct error *error)
+{
+    struct model_union *whole = &job->whole;
     struct map_answer answer = {
         .head =
             {
@@ -167,29 +177,67 @@ static void union_done(struct model_union *whole, int r, const struct error *err
                 .target = wire_string(job->target),
                 .target_sequence = job->target_checkpoint.sequence,
             },
-        .bits = whole->bits,
         .offset = job->offset,
     };
+    /* Once more: the drive may have got another size while the union waited. */
+    int r = check_map_offset(job->offset, whole->size, whole->granularity, error);
+
+    if (r < 0) {
+        return r;
+    }
     memcpy(answer.head.base_uuid.bytes, job->base_checkpoint.uuid, 16);
     memcpy(answer.head.target_uuid.bytes, job->target_checkpoint.uuid, 16);
-    if (!pending->session) {
-        bitmap_free(answer.bits);
-        pending_free(pending);
-        return;
-    }
-    struct request request = {.session = pending->session,
+    answer.bits = STEAL(whole->bits);
+    return stream_map_start(request, &answer, error);
+}
+
+static void union_done(struct model_union *whole, int r, const struct error *error)
+{
+    struct map_job *job = (struct map_job *)whole;
+    struct pending *pending = job->pending;
+    struct session *session = pending->session;
+    struct request request = {.session = session,
                               .server = pending->server,
                               .model = pending->server->model,
                               .operation = pending->operation,
                               .cookie = pending->cookie};
+    struct error why = {""};
+
     if (r == 0) {
-        r = stream_map_start(&request, &answer, &why);
+        /* From here on it counts as a stream. */
+        session->maps_count--;
+        r = map_start(&request, job, &why);
+        session->maps_count++;
         error = &why;
     }
     if (r < 0) {
-        reply_errno(pending->session, pending->operation, pending->cookie, r, error);
+        reply_errno(session, pending->operation, pending->cookie, r, error);
     }
+    map_job_free(job);
     pending_free(pending);
+}
+
+/* For the pending, which has none yet; NULL: no memory. */
+static struct map_job *map_job_new(struct pending *pending, const struct drive_bitmap *since,
+                                   const struct drive_bitmap *until)
+{
+    struct map_job *job = calloc(1, sizeof *job);
+
+    if (!job) {
+        return NULL;
+    }
+    job->whole.done = union_done;
+    job->pending = pending;
+    job->base_checkpoint = *since->checkpoint;
+    memcpy(job->drive, since->drive->name, sizeof job->drive);
+    memcpy(job->base, since->name, sizeof job->base);
+    if (until) {
+        job->target_checkpoint = *until->checkpoint;
+        memcpy(job->target, until->name, sizeof job->target);
+    }
+    pending->map = job;
+    pending->session->maps_count++;
+    return job;
 }
 
 int handle_checkpoint_map(const struct request *request, struct error *error)
@@ -207,37 +255,26 @@ int handle_checkpoint_map(const struct request *request, struct error *error)
     if (!since || (message->until.length > 0 && !until)) {
         return -ENOENT;
     }
-    int r;
-    struct map_job *job = calloc(1, sizeof *job);
+    int r = stream_check_limit(request, error);
+    if (r < 0) {
+        return r;
+    }
     struct pending *pending = pending_new(request);
-    if (!job || !pending) {
-        r = error_set(error, -ENOMEM, "out of memory for a map");
-        goto fail;
+    if (!pending) {
+        return error_set(error, -ENOMEM, "out of memory for a map");
     }
-    job->pending = pending;
+    struct map_job *job = map_job_new(pending, since, until);
+    if (!job) {
+        pending_free(pending);
+        return error_set(error, -ENOMEM, "out of memory for a map");
+    }
     job->offset = message->offset;
-    job->base_checkpoint = *since->checkpoint;
-    memcpy(job->drive, drive->name, sizeof job->drive);
-    memcpy(job->base, since->name, sizeof job->base);
-    if (until) {
-        job->target_checkpoint = *until->checkpoint;
-        memcpy(job->target, until->name, sizeof job->target);
-    }
-    job->whole.done = union_done;
     r = model_union(request->model, since, until, &job->whole, error);
-    if (r < 0) {
-        goto fail;
+    if (r == 0) {
+        r = check_map_offset(message->offset, job->whole.size, job->whole.granularity, error);
     }
-    r = check_map_offset(message->offset, job->whole.size, job->whole.granularity, error);
     if (r < 0) {
-        model_union_cancel(&job->whole);
-        goto fail;
-    }
-    return 0;
-
-fail:
-    free(job);
-    if (pending) {
+        map_job_cancel(job);
         pending_free(pending);
     }
     return r;

@@ -5,7 +5,7 @@
  */
 #include "daemon/server/internal.h"
 
-#include "daemon/drive/identity.h"
+#include "daemon/identity/identity.h"
 
 #include <string.h>
 

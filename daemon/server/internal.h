@@ -99,6 +99,7 @@ struct session {
     struct pending_list pending;
     struct stream_list streams; /* in turn */
     uint32_t streams_count;
+    uint32_t maps_count; /* that are being made, before they are streams; the limit is on both */
     struct session_writer_list writers; /* last used first */
 
     char peer[SESSION_PEER_BYTES]; /* for history and logs */
@@ -138,9 +139,10 @@ struct pending {
     struct server *server; /* NULL once it is gone, as @session is */
     uint16_t operation;
     uint64_t cookie;
-    uint64_t object;   /* id of the drive or bitmap the answer tells of */
-    uint64_t sequence; /* that it waits for */
-    bool in_model;     /* stands in the model's queue */
+    uint64_t object;     /* id of the drive or bitmap the answer tells of */
+    uint64_t sequence;   /* that it waits for */
+    bool in_model;       /* stands in the model's queue */
+    struct map_job *map; /* that is being made for it, or NULL */
     struct message_attach_reply attach;
     struct message_checkpoint_created created; /* sequence 0: to be looked up */
     TAILQ_ENTRY(pending) entry;
@@ -200,6 +202,8 @@ void pending_wait(struct pending *pending, enum ack_level level, uint64_t sequen
 void pending_finish(struct pending *pending, int r, const struct error *error);
 /* The session ends: nothing will be answered. */
 void pending_abandon(struct pending *pending);
+/* Nothing more is to be made for the session: abandons the maps that are being made. */
+void pending_abandon_maps(struct session *session);
 
 /*
  * What most changes come down to: commits @record and answers when it is
@@ -279,6 +283,8 @@ struct map_answer {
     struct bitmap *bits;
     uint64_t offset;
 };
+/* Whether the session may have one more of these; -EDQUOT with words. */
+int stream_check_limit(const struct request *request, struct error *error);
 int stream_map_start(const struct request *request, struct map_answer *answer, struct error *error);
 /* A map cannot begin just anywhere. */
 int check_map_offset(uint64_t offset, uint64_t size, uint32_t granularity, struct error *error);
@@ -287,6 +293,9 @@ void streams_pump(struct session *session);
 void streams_free(struct session *session);
 
 /* ---- handle_*.c: one function for each operation ---- */
+
+/* Of handle_checkpoint.c: gives up a map that is being made.  Its pending stays. */
+void map_job_cancel(struct map_job *job);
 
 typedef int request_handler(const struct request *request, struct error *error);
 

@@ -103,11 +103,28 @@ void pending_abandon(struct pending *pending)
         pending_free(pending);
         return;
     }
+    if (pending->map) {
+        map_job_cancel(pending->map);
+        pending_free(pending);
+        return;
+    }
     /* Somebody else still works for it, and frees it when done. */
     TAILQ_REMOVE(&pending->session->pending, pending, entry);
     pending->session->in_flight--;
     pending->session = NULL;
     TAILQ_INSERT_TAIL(&pending->server->orphans, pending, entry);
+}
+
+void pending_abandon_maps(struct session *session)
+{
+    struct pending *pending, *next;
+
+    for (pending = TAILQ_FIRST(&session->pending); pending; pending = next) {
+        next = TAILQ_NEXT(pending, entry);
+        if (pending->map) {
+            pending_abandon(pending);
+        }
+    }
 }
 
 /* What a change answers when it succeeded: the object as it is now. */

@@ -86,6 +86,7 @@ static bool take_input(struct session *session, const uint8_t *data, size_t byte
     if (taken < 0) {
         session->state = SESSION_ENDING;
         streams_free(session);
+        pending_abandon_maps(session);
         session_stop_reading(session);
         (void)uv_timer_start(&session->deadline, deadline_passed, SESSION_DEADLINE_MS, 0);
         session_send_later(session);

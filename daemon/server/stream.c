@@ -40,16 +40,24 @@ static void stream_free(struct stream *stream)
     }
 }
 
+int stream_check_limit(const struct request *request, struct error *error)
+{
+    uint32_t count = request->session->streams_count + request->session->maps_count;
+
+    return count < request->server->settings.streams_max
+               ? 0
+               : error_set(error, -EDQUOT,
+                           "limits.maps_per_connection: %u maps and lists are in flight already",
+                           count);
+}
+
 static int stream_new(const struct request *request,
                       bool (*step)(struct session *session, struct stream *stream),
                       struct stream **ret, struct error *error)
 {
-    struct session *session = request->session;
-
-    if (session->streams_count >= request->server->settings.streams_max) {
-        return error_set(error, -EDQUOT,
-                         "limits.maps_per_connection: %u maps and lists are in flight already",
-                         session->streams_count);
+    int r = stream_check_limit(request, error);
+    if (r < 0) {
+        return r;
     }
     struct stream *stream = calloc(1, sizeof *stream);
     if (!stream) {

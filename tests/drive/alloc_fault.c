@@ -26,10 +26,11 @@ int __wrap_fsync(int fd);
 static atomic_uint countdown; /* 0: nothing fails */
 static atomic_bool lasting;   /* all that follow fail too */
 static atomic_bool hit;
+static atomic_bool paused;
 
 static bool fails(void)
 {
-    unsigned left = atomic_load(&countdown);
+    unsigned left = atomic_load(&paused) ? 0 : atomic_load(&countdown);
     while (left > 0) {
         unsigned next = left > 1 ? left - 1 : atomic_load(&lasting);
         if (atomic_compare_exchange_weak(&countdown, &left, next)) {
@@ -47,6 +48,11 @@ void alloc_arm(unsigned n, bool all)
     atomic_store(&hit, false);
     atomic_store(&lasting, all);
     atomic_store(&countdown, n);
+}
+
+void alloc_pause(bool pause)
+{
+    atomic_store(&paused, pause);
 }
 
 bool alloc_was_hit(void)

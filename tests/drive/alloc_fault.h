@@ -14,6 +14,9 @@
  */
 void alloc_arm(unsigned n, bool all);
 
+/* The test's own allocations: they are not counted, and none fails. */
+void alloc_pause(bool pause);
+
 /* Whether something has failed since.  Memory is back if it has. */
 bool alloc_was_hit(void);
 

@@ -8,7 +8,9 @@
 
 /* Reads what the last commit was in want of, and holds it; the outcome of the fetch. */
 int past_fetch(struct harness *harness, struct model_fetch *fetch);
-/* Commits, fetches as long as that is wanted, and waits.  -errno of any of these. */
+/* Commits, fetches as long as that is wanted, … */
+int past_commit_only(struct harness *harness, struct record *record);
+/* … and waits.  -errno of any of these. */
 int past_commit(struct harness *harness, struct record *record);
 
 /* Creates a checkpoint, which must work; the record's sequence. */

@@ -19,7 +19,7 @@
 /* ---- Records ---- */
 
 static const uint8_t golden_checkpoint[] = {
-    21,   0x44, 0,    5,                         /* type, carried whole and doubtful, untracked */
+    21,   0x44, 0,    6,                         /* type, carried whole and doubtful, untracked */
     0,    2,    0,    0,                         /* granularity */
     1,    0,    0,    0,    0,    0,    0,    0, /* drive */
     2,    0,    0,    0,    0,    0,    0,    0, /* bitmap */
@@ -290,7 +290,7 @@ static void the_state_is_checked(void **state)
         copy[at / 8] ^= (uint8_t)(1u << at % 8);
         model = empty_model(sequence);
         int r = state_decode(model, copy, bytes, &error);
-        assert_true(r == 0 || r == -EBADMSG);
+        assert_true(r == 0 || r == -EBADMSG || (r == -ENOTSUP && at < 32));
         if (r == 0) {
             taken++;
             past_check_books(model);

@@ -15,10 +15,12 @@ LAYERS = {
     "client/nbdkit": ["client/lib"],
     "daemon/base": ["proto/base"],
     "daemon/bitmap": ["daemon/base"],
+    "daemon/identity": ["daemon/base"],
     "daemon/container": ["daemon/base"],
     "daemon/journal": ["daemon/base"],
     "daemon/catalog": ["daemon/base"],
-    "daemon/drive": ["daemon/bitmap", "daemon/container", "daemon/journal", "daemon/catalog"],
+    "daemon/drive": ["daemon/bitmap", "daemon/identity", "daemon/container", "daemon/journal",
+                     "daemon/catalog"],
     "daemon/server": ["daemon/drive", "proto"],
     "daemon/app": ["daemon/server", "config"],
 }

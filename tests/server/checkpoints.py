@@ -2,7 +2,6 @@
 """Checkpoints, transactions and drives' paths, in conversations with the daemon."""
 
 import array
-import ctypes
 import json
 import os
 import random
@@ -12,6 +11,7 @@ import threading
 import time
 import uuid
 
+from hung import Hung
 from wire import *
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -421,23 +421,18 @@ def nothing_is_frozen_unseen():
 
 
 def paths_that_hang():
-    libc = ctypes.CDLL(None, use_errno=True)
-    # FAN_CLASS_CONTENT | FAN_CLOEXEC; then FAN_MARK_ADD, FAN_OPEN_PERM: opening waits for us.
-    guard = libc.fanotify_init(5, os.O_RDONLY)
-    if guard < 0:
-        assert os.environ.get("CI") != "true", "fanotify needs root"
-        print("no fanotify: skipped")
+    if not Hung.possible():
         return
     with Daemon() as daemon:
         client, others = daemon.client(), daemon.client()
         for name in ["hung", "well"]:
-            with open(os.path.join(daemon.directory, name), "wb") as file:
+            directory = os.path.join(daemon.directory, name)
+            os.mkdir(directory)
+            with open(os.path.join(directory, "drive"), "wb") as file:
                 file.truncate(MIB)
             add(client, name, 0, path=file.name)
             create(client, "a", name)
-        path = os.path.join(daemon.directory, "hung")
-        assert libc.fanotify_mark(guard, 1, ctypes.c_uint64(0x10000), -100, path.encode()) == 0
-        try:
+        with Hung(os.path.join(daemon.directory, "hung")):
             started = time.monotonic()
             client.request(ATTACH, attach("hung", "w"))
             others.must(ATTACH, attach("well", "w"))
@@ -452,8 +447,6 @@ def paths_that_hang():
                 others.must(ATTACH, attach("hung", "v")) if i == 0 else None
                 assert client.call(ATTACH, attach("hung", "v"))[0] == BUSY
             assert time.monotonic() - started < waited + 60
-        finally:
-            os.close(guard)  # lets the open go on
 
 
 def unproven_is_unknown():
@@ -631,7 +624,134 @@ def maps_while_marks_go_on():
         assert most - before < 8 * (4 * runs // 8) + 32 * MIB, most - before
 
 
+def cold_history(daemon, size=256 * GIB, count=24):
+    """A drive whose checkpoints but the last are in the container only, and what is marked."""
+    client = daemon.client()
+    drive = add(client, "d", size)
+    generator = random.Random(7)
+    marked = set()
+    for i in range(count):
+        create(client, "c%d" % i, "d")
+        numbers = generator.sample(range(size // G), 400)
+        marked.update(numbers)
+        touch(client, drive, *numbers)
+        client.must(FLUSH)
+    return client, drive, marked
+
+
+def a_limit_on_maps():
+    """Maps that are being made count as those that are sent."""
+    with Daemon("limits: {sealed_memory: 0, maps_per_connection: 3}\n") as daemon:
+        client, _, marked = cold_history(daemon)
+        for _ in range(3):
+            cookies = [client.request(CHECKPOINT_MAP, checkpoint_map("d", "c0"))
+                       for _ in range(5)]
+            refused = 0
+            left = set(cookies)
+            while left:
+                _, flags, status, cookie, body = client.reply()
+                assert status in (OK, LIMIT), (status, body)
+                if status == LIMIT:
+                    assert cookie in cookies[3:] and b"maps_per_connection: 3" in body
+                    refused += 1
+                if not flags & MORE:
+                    left.remove(cookie)
+            assert refused == 2, refused
+        assert since(client, "d", "c0") == marked
+        # It is told before anything is made of it; and what is wrong is still told as such.
+        assert client.since("d", "c0", offset=1) == INVALID
+        assert client.since("d", "c1", "c0") == INVALID
+        assert since(client, "d", "c0") == marked
+
+
+def clients_that_ask_and_leave():
+    """Maps that nobody waits for cost nothing, and hold up nobody."""
+    with Daemon("limits: {sealed_memory: 0}\n") as daemon:
+        client, drive, marked = cold_history(daemon)
+        memory, descriptors = [], daemon.descriptors()
+        for turn in range(6):
+            for _ in range(50):
+                leaver = daemon.client()
+                leaver.send(b"".join(frame(CHECKPOINT_MAP, checkpoint_map("d", "c0"), i)
+                                     for i in range(1000)))
+                leaver.close()
+                # Framing that is broken ends a connection as well.
+                leaver = daemon.client()
+                leaver.send(frame(CHECKPOINT_MAP, checkpoint_map("d", "c0"), 1) + b"?" * 64)
+                leaver.close()
+            touch(client, drive, turn)
+            marked.add(turn)
+            client.must(FLUSH)
+            memory.append(daemon.rss())
+        assert since(client, "d", "c0") == marked
+        for _ in range(200):
+            if daemon.descriptors() <= descriptors + 3:
+                break
+            time.sleep(0.02)
+        assert daemon.descriptors() <= descriptors + 3, daemon.descriptors()
+        assert memory[-1] - memory[1] < 16 * MIB, memory
+
+
+def flushes_while_maps_are_made():
+    with Daemon("limits: {sealed_memory: 0}\n") as daemon:
+        client, drive, marked = cold_history(daemon)
+        readers = [daemon.client() for _ in range(12)]
+        for reader in readers:
+            for _ in range(8):
+                reader.request(CHECKPOINT_MAP, checkpoint_map("d", "c0"))
+        done = threading.Event()
+        finished = []
+
+        def read(reader):
+            ends = 0
+            while ends < 8:
+                _, flags, status, _, body = reader.reply()
+                assert status == OK, body
+                ends += not flags & MORE
+            finished.append(reader)
+            if len(finished) == len(readers):
+                done.set()
+
+        threads = [threading.Thread(target=read, args=(reader,)) for reader in readers]
+        for thread in threads:
+            thread.start()
+        flushes = 0
+        while not done.is_set() and flushes < 1000:
+            touch(client, drive, flushes)
+            marked.add(flushes)
+            client.must(FLUSH)
+            flushes += 1
+        for thread in threads:
+            thread.join()
+        assert len(finished) == len(readers)
+        # Each waits for one part at most; there are some two thousand.
+        assert flushes > 20, flushes
+        assert since(client, "d", "c0") == marked
+
+
+def a_stop_while_maps_are_made():
+    with Daemon("limits: {sealed_memory: 0}\n") as daemon:
+        _, _, marked = cold_history(daemon)
+        for turn in range(4):
+            client = daemon.client()
+            readers = [daemon.client() for _ in range(64)]
+            for reader in readers:
+                reader.send(b"".join(frame(CHECKPOINT_MAP, checkpoint_map("d", "c0"), i + 1)
+                                     for i in range(8)))
+            client.must(STATUS)
+            before = len(daemon.messages())
+            assert daemon.stop() == 0
+            assert "stopped cleanly" in daemon.messages()[before:], daemon.messages()
+            for reader in readers:
+                reader.close()
+            daemon.start()
+            client = daemon.client()
+            assert b"clean container" in client.must(STATUS)
+            assert since(client, "d", "c0") == marked
+
+
 run([maps_between_checkpoints, all_drives_or_none, restarts_and_eviction, requests_in_order,
-     transactions, evidence, nothing_is_frozen_unseen, paths_that_hang, unproven_is_unknown, writers_that_go_on,
-     verified_while_it_is_written, retention,
-     maps_while_marks_go_on])
+     transactions, evidence, nothing_is_frozen_unseen, paths_that_hang, unproven_is_unknown,
+     writers_that_go_on, verified_while_it_is_written, retention, maps_while_marks_go_on,
+     a_limit_on_maps, clients_that_ask_and_leave, flushes_while_maps_are_made,
+     a_stop_while_maps_are_made])

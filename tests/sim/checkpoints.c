@@ -172,7 +172,7 @@ void world_checkpoint(struct world *world, unsigned d)
     checkpoint_record(world, d, &random, name, &record);
     if (world_commit(world, &record)) {
         note_checkpoint(world, d, name, record.uuid, record.sequence);
-        retention_enforce(world->process.model);
+        model_enforce_retention(world->process.model);
         world_notice(world);
     }
 }

@@ -58,6 +58,8 @@ void world_wait_for(struct world *world, uint64_t sequence, enum ack_level level
                     enum ack_level promise);
 /* Numbered and waited for; false: refused, as it may be since a disk failed. */
 bool world_commit(struct world *world, struct record *record);
+/* As container.max_size; 0: none. */
+void world_limit_container(struct world *world, uint64_t bytes);
 /* What a refusal means. */
 void world_refuse(struct world *world, const char *what, int r, const struct error *error);
 
@@ -81,6 +83,7 @@ void world_mark_some(struct world *world, unsigned d, bool by_writer);
 void world_settle_spot(struct world *world, unsigned s);
 void world_connect(struct world *world);
 void world_detach(struct world *world);
+void world_go_on(struct world *world); /* attaches one that goes on without us */
 void world_fence(struct world *world);
 void world_disconnect(struct world *world); /* when the process ends */
 /* Comes back and says that nothing is unsettled. */

@@ -7,7 +7,7 @@
  * Small sets of unsynced sectors are exhausted; of large ones, samples are
  * drawn.  BITMAPD_TEST_ROUNDS makes it longer.
  */
-#include "tests/sim/world.h"
+#include "tests/sim/internal.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -415,6 +415,61 @@ static void a_failed_sync_is_a_verdict(void **state)
     assert_true(verdicts > 0);
 }
 
+/*
+ * The container cannot grow and the journal is full, so that there is no room for the record that a
+ * writer was lost which goes on without us.  Room comes with a commit that was taken before; what
+ * is built on it then, a checkpoint that seals what is unknown, never stands without the verdict.
+ */
+static void a_verdict_without_room(void **state)
+{
+    unsigned unrecorded = 0;
+
+    (void)state;
+    sample = SHARE / 2 + 1;
+    torn = 1;
+    world_again = 0;
+    for (unsigned steps = 0; steps < 24; steps++) {
+        struct world world;
+        struct error error;
+
+        world_init(&world, 9, seed + 700);
+        assert_int_equal(process_start(&world.process, &error), 0);
+        world_set_up(&world);
+        world_go_on(&world);
+        world_checkpoint(&world, 0);
+        world_settle(&world);
+        world.faults = true;
+        world_limit_container(&world, 1);
+        for (unsigned i = 0; world.refused == 0; i++) {
+            assert_true(i < 1000);
+            world_clear(&world, 0, 0, 1, 0);
+            world_mark(&world, 0);
+            while (sim_step(world.process.sim)) {
+            }
+            (void)sim_pass_time(world.process.sim);
+        }
+        world_limit_container(&world, 0);
+        for (unsigned i = 0; i < steps; i++) {
+            if (!sim_step(world.process.sim)) {
+                (void)sim_pass_time(world.process.sim);
+            }
+        }
+        uint64_t before = model_sequence(world.process.model);
+        world_disconnect(&world);
+        unrecorded += model_sequence(world.process.model) == before;
+        world.process.at_call = every_fate;
+        for (unsigned i = 0; i < 200 && history_newest(&world.histories[0])->made <= before; i++) {
+            world_checkpoint(&world, 0);
+            if (!sim_step(world.process.sim)) {
+                (void)sim_pass_time(world.process.sim);
+            }
+        }
+        world_settle(&world);
+        world_kill(&world);
+    }
+    assert_true(unrecorded > 0);
+}
+
 static void show_deeds(void)
 {
     static const char *const names[DEEDS] = {
@@ -428,6 +483,7 @@ static void show_deeds(void)
         [DEED_RESIZE] = "sizes",
         [DEED_RENAME] = "names",
         [DEED_CONTINUE] = "writers that go on",
+        [DEED_EVIDENCE] = "pieces of evidence",
         [DEED_READ] = "sealed bitmaps read",
         [DEED_FAILED_READ] = "reads failed",
     };
@@ -449,6 +505,7 @@ int main(void)
         cmocka_unit_test(a_container_put_back_is_a_verdict),
         cmocka_unit_test_teardown(starts_with_failing_calls, show_states),
         cmocka_unit_test(a_failed_sync_is_a_verdict),
+        cmocka_unit_test_teardown(a_verdict_without_room, show_states),
     };
 
     seed = simdisk_seed();

@@ -255,7 +255,7 @@ int do_transaction(struct world *world, unsigned d, uint64_t random, struct erro
         note_part(world, &parts[i], sequence);
     }
     world_wait(world, sequence, ACK_DURABLE);
-    retention_enforce(model);
+    model_enforce_retention(model);
     world_notice(world);
     world_deeds[DEED_TRANSACTION]++;
     return 0;

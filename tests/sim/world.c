@@ -92,6 +92,11 @@ void world_wait(struct world *world, uint64_t sequence, enum ack_level level)
     world_wait_for(world, sequence, level, level);
 }
 
+void world_limit_container(struct world *world, uint64_t bytes)
+{
+    container_set_max_size(writeback_container(world->process.model->writeback), bytes);
+}
+
 void world_refuse(struct world *world, const char *what, int r, const struct error *error)
 {
     if (!world->faults) {
@@ -165,12 +170,15 @@ static void issue_writers(struct world *world, unsigned first)
 {
     switch (world_below(world, 8)) {
     case 0:
-        world_detach(world);
-        break;
     case 1:
-        world_fence(world);
+        world_detach(world);
+        if (world_below(world, 2) && !world->writer) {
+            world_connect(world); /* before anybody else has written */
+        }
         break;
     case 2:
+        world_fence(world);
+        break;
     case 3:
     case 4:
         world_connect(world);

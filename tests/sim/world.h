@@ -144,6 +144,7 @@ enum world_deed {
     DEED_RESIZE,
     DEED_RENAME,
     DEED_CONTINUE,
+    DEED_EVIDENCE,
     DEED_READ, /* sealed bitmaps out of the container, while judging */
     DEED_FAILED_READ,
     DEEDS

@@ -66,12 +66,12 @@ static void lose(struct world *world)
     }
 }
 
-static void attach(struct world *world)
+static void attach(struct world *world, bool continues)
 {
     struct drive *drive = world_drive(world->process.model, 0);
     struct writer_attachment how = {
         .token = world_text("w"),
-        .continues = world->may_continue && world_below(world, 2),
+        .continues = continues,
         .returning = world_below(world, 2),
     };
     uint64_t sequence;
@@ -100,10 +100,15 @@ static void attach(struct world *world)
     world_wait(world, sequence, ACK_DURABLE);
 }
 
+void world_go_on(struct world *world)
+{
+    attach(world, true);
+}
+
 void world_connect(struct world *world)
 {
     if (!world->writer) {
-        attach(world);
+        attach(world, world->may_continue && world_below(world, 2));
     } else if (world->unaccounted || world->doubtful || world_below(world, 2)) {
         resume(world);
     } else {
@@ -114,7 +119,7 @@ void world_connect(struct world *world)
 void world_come_back(struct world *world)
 {
     if (!world->writer) {
-        attach(world);
+        attach(world, false);
     }
     if (world->writer) {
         resume(world);
@@ -163,6 +168,7 @@ void world_detach(struct world *world)
     forget(world, sequence);
     if (evidence) {
         spot_note(&world->evidence, sequence, true);
+        world_deeds[DEED_EVIDENCE]++;
     }
     world_wait(world, sequence, ACK_DURABLE);
 }

@@ -225,12 +225,12 @@ ORDER = [
     }""",
      ""),
     ("writers: what begins anew begins with unsettled ranges",
-     "daemon/drive/apply_bitmap.c",
+     "daemon/drive/carry.c",
      "        bitmap_set(prepared->bits, range.offset, range.length, record->sequence);",
      ""),
     ("writers: after a crash nobody's unsettled marks are known",
      "daemon/drive/replay.c",
-     "            writer->unaccounted = true;",
+     "            writer->unaccounted |= unaccounted;",
      "            writer->unaccounted = false;"),
     ("writers: a mark that a disabled bitmap skips is its gap",
      "daemon/drive/apply_mark.c",
@@ -242,4 +242,97 @@ ORDER = [
      "        (void)distrust_written;"),
 ]
 
-MUTATIONS = SYNCS + ORDER
+HISTORY = [
+    ("checkpoints: what begins anew begins with unsettled ranges",
+     "daemon/drive/apply_checkpoint.c",
+     "    r = carry_any(model, record, prepared, error);",
+     "    r = 0;"),
+    ("checkpoints: a deleted one's bits go into the elder",
+     "daemon/drive/apply_checkpoint.c",
+     """ ||
+        bitmap_merge(prepared->bits, victim->bits, record->sequence) < 0) {""",
+     ") {"),
+    ("checkpoints: a deleted one's validity goes into the elder's",
+     "daemon/drive/apply_checkpoint.c",
+     "    if (victim->validity > elder->validity) {",
+     "    if (false) {"),
+    ("checkpoints: one is sealed by the record that makes the next",
+     "daemon/drive/apply_checkpoint.c",
+     """    if (prepared->elder) {
+        drive_bitmap_set_recording(prepared->elder, false, false);""",
+     """    if (prepared->elder && !model->replaying) {
+        drive_bitmap_set_recording(prepared->elder, false, false);"""),
+    ("sealed bits leave memory only when the container has them",
+     "daemon/drive/sealed.c",
+     """    return bitmap->stored && !bitmap->rewrite && bitmap->changed <= bitmap->committed &&
+           bitmap_version(bitmap->bits) <= bitmap->committed;""",
+     "    return bitmap->stored;"),
+    ("sealed bits: a replay reads what it needs",
+     "daemon/drive/sealed.c",
+     """        (void)drive_bitmap_swap_bits(bitmap, bits);
+    }
+    return r;""",
+     """        bitmap_clear_all(bits, 0);
+        (void)drive_bitmap_swap_bits(bitmap, bits);
+    }
+    return r;"""),
+    ("sealed bits: a read that fails is no damage",
+     "daemon/container/container.c",
+     """        return error_set_errno(
+            error, r, "bitmap""",
+     """        entry_damage(e, "it cannot be read");
+        return error_set_errno(
+            error, r, "bitmap"""),
+    ("sealed bits: another size reaches those in the container",
+     "daemon/drive/apply_drive.c",
+     "        r = bitmap_resized(bitmap->bits, record->size, record->sequence,",
+     "        r = bitmap_resized(bitmap->bits, record->size,\n"
+     "                           drive_bitmap_is_sealed(bitmap) ? 0 : record->sequence,"),
+    ("maps: all bitmaps from the checkpoint on are in the union",
+     "daemon/drive/union.c",
+     "    for (part = since; part && part != until; part = TAILQ_NEXT(part, in_history)) {\n"
+     "        struct union_part",
+     "    for (part = since; part && part != until && part->bits;\n"
+     "         part = TAILQ_NEXT(part, in_history)) {\n"
+     "        struct union_part"),
+    ("transactions: all parts are in one record of the journal",
+     "daemon/drive/transaction.c",
+     "        .nested_bytes = (uint32_t)transaction->used,",
+     "        .nested_bytes = 4 + load_le32(transaction->bytes),"),
+    ("transactions: what is undone leaves no trace",
+     "daemon/drive/transaction.c",
+     "        record_undo_part(model, part->type, &part->prepared);",
+     """        if (part->type != RECORD_BITMAP_CLEAR) {
+            record_undo_part(model, part->type, &part->prepared);
+        }"""),
+    ("writers: one that goes on without us makes the drive unknown when it is lost",
+     "daemon/drive/apply_writer.c",
+     "    writer_lose_track(prepared->drive, writer, record->sequence);",
+     ""),
+    ("writers: one that goes on without us makes the drive unknown when we crash",
+     "daemon/drive/judge.c",
+     """            if (!writer->continues) {
+                continue;""",
+     """            if (true) {
+                continue;"""),
+    ("writers: what begins while one goes on without us is unknown",
+     "daemon/drive/carry.c",
+     "    if (record->doubtful) {",
+     "    if (false) {"),
+    ("writers: only a reboot ends one that was lost",
+     "daemon/drive/judge.c",
+     "            writer->rebooted |= rebooted;",
+     "            writer->rebooted = true;"),
+    ("writers: evidence is void as soon as one attaches",
+     "daemon/drive/apply_writer.c",
+     """    free(drive->evidence);
+    drive->evidence = NULL;
+    if (prepared->identity""",
+     """    if (prepared->identity"""),
+    ("verdicts: one for which there was no room is the next record",
+     "daemon/drive/record.c",
+     "    if (!model->unrecorded) {",
+     "    if (true) {"),
+]
+
+MUTATIONS = SYNCS + ORDER + HISTORY

@@ -4,15 +4,21 @@
  * tell of writing.  All three are of one descriptor, so that a path that is
  * renamed meanwhile does not mix two drives.
  *
+ * The path is a client's, and we may be root: opening a watchdog or a tape has
+ * effects.  So the descriptor is an O_PATH one, and what it leads to is opened
+ * only when it is a block device, for its ioctls.  All that is asked of a file
+ * can be asked of an O_PATH descriptor.
+ *
  * What sysfs does not tell is no failure: a drive without an identity can be
  * tracked as well, with less to rule out.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -37,33 +43,61 @@ static struct probe_context context_open(const struct drive_probe_options *optio
     };
 }
 
-static void probe_block(const struct probe_context *context, unsigned major, unsigned minor, int fd,
+/* Two texts for one drive would refuse it; without one it is taken as it is. */
+static void drop_early(const struct probe_context *context, struct drive_probe *probe)
+{
+    if (context->early) {
+        probe->identity[0] = '\0';
+    }
+}
+
+static void probe_block(struct probe_context *context, unsigned major, unsigned minor, int fd,
                         struct drive_probe *ret)
 {
     identity_of_block(context, major, minor, fd, 0, ret->identity);
+    drop_early(context, ret);
     evidence_of_block(context, major, minor, fd, ret);
+}
+
+/* @path names it in errors.  The descriptor, which is not @place's but of the same device. */
+static int open_block(int place, const char *path, uint64_t *ret_size, struct error *error)
+{
+    char link[32];
+
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", place);
+    CLEANUP_CLOSE int fd = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        int r = -errno;
+        return error_set_errno(error, r, "cannot open '%s'", path);
+    }
+    if (ioctl(fd, BLKGETSIZE64, ret_size) < 0) {
+        int r = -errno;
+        return error_set_errno(error, r, "cannot get the size of '%s'", path);
+    }
+    return steal_fd(&fd);
 }
 
 int drive_probe(const char *path, const struct drive_probe_options *options,
                 struct drive_probe *ret, struct error *error)
 {
     CLEANUP(context_close) struct probe_context context = {.sysfs = -1, .udev = -1};
-    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    CLEANUP_CLOSE int place = open(path, O_PATH | O_CLOEXEC);
+    CLEANUP_CLOSE int block = -1;
     struct drive_probe probe = {0};
     struct statx stx;
 
-    if (fd < 0) {
+    if (place < 0) {
         int r = -errno;
-        return error_set_errno(error, r, "cannot open '%s'", path);
+        return error_set_errno(error, r, "cannot look at '%s'", path);
     }
-    int r = identity_statx(fd, &stx);
+    int r = identity_statx(place, &stx);
     if (r < 0) {
         return error_set_errno(error, r, "cannot look at '%s'", path);
     }
     if (S_ISBLK(stx.stx_mode)) {
-        if (ioctl(fd, BLKGETSIZE64, &probe.size) < 0) {
-            r = -errno;
-            return error_set_errno(error, r, "cannot get the size of '%s'", path);
+        block = open_block(place, path, &probe.size, error);
+        if (block < 0) {
+            return block;
         }
     } else if (S_ISREG(stx.stx_mode)) {
         probe.size = stx.stx_size;
@@ -75,10 +109,11 @@ int drive_probe(const char *path, const struct drive_probe_options *options,
     }
     context = context_open(options);
     if (S_ISREG(stx.stx_mode)) {
-        identity_of_file(&context, fd, &stx, 0, probe.identity);
+        identity_of_file(&context, place, &stx, 0, probe.identity);
+        drop_early(&context, &probe);
         evidence_of_file(&stx, &probe);
     } else {
-        probe_block(&context, stx.stx_rdev_major, stx.stx_rdev_minor, fd, &probe);
+        probe_block(&context, stx.stx_rdev_major, stx.stx_rdev_minor, block, &probe);
     }
     *ret = probe;
     return 0;

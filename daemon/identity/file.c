@@ -7,7 +7,7 @@
  * it is named by the device below it, or by statfs(2)'s f_fsid where that is
  * more than the device's number in other clothes.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,9 +15,10 @@
 #include <string.h>
 #include <sys/vfs.h>
 
+/* What open(2) would do and O_PATH does not: over a network, the server is asked. */
 int identity_statx(int fd, struct statx *ret)
 {
-    return statx(fd, "", AT_EMPTY_PATH | AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS | STATX_BTIME,
+    return statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS | STATX_BTIME,
                  ret) < 0
                ? -errno
                : 0;
@@ -40,7 +41,7 @@ static bool stable_fsid(const struct statfs *fs, const struct statx *stx, uint64
 }
 
 /* False: it cannot be told from others of its type. */
-static bool file_system(const struct probe_context *context, int fd, const struct statx *stx,
+static bool file_system(struct probe_context *context, int fd, const struct statx *stx,
                         unsigned depth, char *ret)
 {
     struct statfs fs;
@@ -72,7 +73,7 @@ static bool file_system(const struct probe_context *context, int fd, const struc
     return known;
 }
 
-void identity_of_file(const struct probe_context *context, int fd, const struct statx *stx,
+void identity_of_file(struct probe_context *context, int fd, const struct statx *stx,
                       unsigned depth, char *ret)
 {
     char below[IDENTITY_TEXT_BYTES_MAX + 1];

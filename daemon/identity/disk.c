@@ -7,7 +7,7 @@
  * What changes with an update (firmware revision) or can be renamed (a pool,
  * a mapping) is left out where there is anything else.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <fcntl.h>
@@ -39,7 +39,7 @@ static void squeeze(struct sysfs_text *text, const char *characters)
     text->length = length;
 }
 
-static bool dm_disk(const struct probe_context *context, int disk, const char *name,
+static bool dm_disk(struct probe_context *context, int disk, const char *name,
                     struct builder *builder)
 {
     struct sysfs_text uuid;
@@ -58,18 +58,16 @@ static bool dm_disk(const struct probe_context *context, int disk, const char *n
  * The kernel's spelling has dashes, mdadm's colons (in udev's database); a kernel that has no
  * md/uuid must not make another array of it.
  */
-static bool md_disk(const struct probe_context *context, int disk, const char *name,
+static bool md_disk(struct probe_context *context, int disk, const char *name,
                     struct builder *builder)
 {
     struct sysfs_text number, uuid;
-    char path[64];
     bool found = sysfs_read_text(disk, "md/uuid", &uuid) && !zeros(&uuid);
 
     (void)name;
-    if (!found && context->udev >= 0 && sysfs_read_text(disk, "dev", &number) &&
+    if (!found && sysfs_read_text(disk, "dev", &number) &&
         strspn(number.bytes, "0123456789:") == number.length && number.length < 24) {
-        (void)snprintf(path, sizeof path, "data/b%.24s", number.bytes);
-        found = sysfs_read_line(context->udev, path, "E:MD_UUID=", &uuid) && !zeros(&uuid);
+        found = udev_read_line(context, number.bytes, "E:MD_UUID=", &uuid) && !zeros(&uuid);
     }
     if (!found) {
         return false;
@@ -81,7 +79,7 @@ static bool md_disk(const struct probe_context *context, int disk, const char *n
 }
 
 /* Of an rbd device bus/rbd/devices/N is the one that is N in "rbdN". */
-static bool rbd_disk(const struct probe_context *context, int disk, const char *name,
+static bool rbd_disk(struct probe_context *context, int disk, const char *name,
                      struct builder *builder)
 {
     static const struct {
@@ -146,7 +144,7 @@ static bool nvme_wwid(int disk, struct sysfs_text *ret)
     return false;
 }
 
-static bool nvme_disk(const struct probe_context *context, int disk, const char *name,
+static bool nvme_disk(struct probe_context *context, int disk, const char *name,
                       struct builder *builder)
 {
     struct sysfs_text wwid, model, serial, nsid;
@@ -168,7 +166,7 @@ static bool nvme_disk(const struct probe_context *context, int disk, const char 
     return true;
 }
 
-static bool virtio_disk(const struct probe_context *context, int disk, const char *name,
+static bool virtio_disk(struct probe_context *context, int disk, const char *name,
                         struct builder *builder)
 {
     struct sysfs_text serial;
@@ -184,7 +182,7 @@ static bool virtio_disk(const struct probe_context *context, int disk, const cha
 }
 
 /* Boot areas and the like are disks of their own, of one card. */
-static bool mmc_disk(const struct probe_context *context, int disk, const char *name,
+static bool mmc_disk(struct probe_context *context, int disk, const char *name,
                      struct builder *builder)
 {
     struct sysfs_text cid;
@@ -228,7 +226,7 @@ static bool scsi_serial(int disk, struct sysfs_text *ret)
     return told <= length - 4 && sysfs_take(page + 4, told, ret);
 }
 
-static bool scsi_disk(const struct probe_context *context, int disk, const char *name,
+static bool scsi_disk(struct probe_context *context, int disk, const char *name,
                       struct builder *builder)
 {
     struct sysfs_text wwid, vendor, model, serial;
@@ -252,11 +250,11 @@ static bool scsi_disk(const struct probe_context *context, int disk, const char 
     return true;
 }
 
-void identity_of_disk(const struct probe_context *context, int disk, const char *name, char *ret)
+void identity_of_disk(struct probe_context *context, int disk, const char *name, char *ret)
 {
     static const struct {
         const char *prefix;
-        bool (*tell)(const struct probe_context *context, int disk, const char *name,
+        bool (*tell)(struct probe_context *context, int disk, const char *name,
                      struct builder *builder);
     } drivers[] = {
         {"dm-", dm_disk},    {"md", md_disk},      {"rbd", rbd_disk}, {"nvme", nvme_disk},

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#ifndef BITMAPD_TESTS_DRIVE_SYSFS_TREE_H
-#define BITMAPD_TESTS_DRIVE_SYSFS_TREE_H
+#ifndef BITMAPD_TESTS_IDENTITY_SYSFS_TREE_H
+#define BITMAPD_TESTS_IDENTITY_SYSFS_TREE_H
 
-#include "daemon/drive/identity.h"
+#include "daemon/identity/identity.h"
 
 #include <stdbool.h>
 #include <stddef.h>

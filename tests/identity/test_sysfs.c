@@ -4,7 +4,7 @@
  * are: what is stable is told, what is not is "", and nothing in sysfs can do
  * harm.
  */
-#include "tests/drive/sysfs_tree.h"
+#include "tests/identity/sysfs_tree.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -242,47 +242,6 @@ static void test_others(void **state)
         tree_text(path, "naa.5002538e40a1b2c3");
         tree_expect("250:0", "");
     }
-}
-
-static void test_partitions(void **state)
-{
-    static const char *const disks[] = {SDA, NVME, VDA, "rbd/1/block/rbd1", "virtual/block/md127"};
-
-    (void)state;
-    for (size_t i = 0; i < sizeof disks / sizeof disks[0]; i++) {
-        tree_disk("8:0", disks[i]);
-        tree_partition("8:1", disks[i], "p1", 1, 2048);
-        tree_expect("8:1", "");
-    }
-    char path[300];
-    (void)snprintf(path, sizeof path, "devices/%s/p1/uevent", VDA);
-    tree_disk("8:0", VDA);
-    tree_partition("8:1", VDA, "p1", 1, 2048);
-    /* Of a disk that has no identity the table's UUID is all there is. */
-    tree_text(path, "PARTN=1\nPARTUUID=8f1c2d3e-0001-4a5b-8c9d-0123456789ab\nPARTNAME=x");
-    tree_expect("8:1", "partition uuid=8f1c2d3e-0001-4a5b-8c9d-0123456789ab");
-    tree_text(path, "PARTN=1");
-    tree_text("udev/data/b8:1",
-              "N:vda1\nE:ID_PART_ENTRY_UUID=8f1c2d3e-0001-4a5b-8c9d-0123456789ab");
-    tree_expect("8:1", "partition uuid=8f1c2d3e-0001-4a5b-8c9d-0123456789ab");
-    tree_bytes("devices/" VDA "/serial", "vol-1", 5);
-    tree_expect("8:1",
-                "partition uuid=8f1c2d3e-0001-4a5b-8c9d-0123456789ab of virtio serial=vol-1");
-    /* A table without an identifier. */
-    tree_text("udev/data/b8:1", "E:ID_PART_ENTRY_UUID=00000000-01");
-    tree_expect("8:1", "partition number=1 start=2048 of virtio serial=vol-1");
-    tree_text("udev/data/b8:1", "E:ID_PART_ENTRY_UUID=9a3b1c2d-01");
-    tree_expect("8:1", "partition uuid=9a3b1c2d-01 of virtio serial=vol-1");
-    /* The whole disk is another drive. */
-    tree_expect("8:0", "virtio serial=vol-1");
-
-    tree_disk("8:0", SDA);
-    tree_partition("8:1", SDA, "sda1", 1, 4096);
-    tree_text(SDA_DEV "wwid", "naa.5002538e40a1b2c3");
-    tree_text("udev/data/b8:1", "E:ID_PART_ENTRY_UUID=");
-    tree_expect("8:1", "partition number=1 start=4096 of scsi wwid=naa.5002538e40a1b2c3");
-    tree_text("devices/" SDA "/sda1/start", "-1");
-    tree_expect("8:1", "");
 }
 
 /* Loop devices of the tree are over real files. */
@@ -575,9 +534,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TREE_TEST(test_device_mapper), TREE_TEST(test_scsi),         TREE_TEST(test_scsi_page),
         TREE_TEST(test_nvme),          TREE_TEST(test_virtio),       TREE_TEST(test_rbd),
-        TREE_TEST(test_md_and_mmc),    TREE_TEST(test_others),       TREE_TEST(test_partitions),
+        TREE_TEST(test_md_and_mmc),    TREE_TEST(test_others),
+
         TREE_TEST(test_loop),          TREE_TEST(test_evidence),     TREE_TEST(test_long_values),
         TREE_TEST(test_broken),        TREE_TEST(test_random_bytes),
     };
-    return cmocka_run_group_tests_name("drive: identities in sysfs", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("identity: sysfs", tests, NULL, NULL);
 }

@@ -5,7 +5,7 @@
  * descriptors, so that all attributes are of one device, whatever is detached
  * or attached meanwhile.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The sysfs of hosts that are not here: see sysfs_tree.h. */
-#include "tests/drive/sysfs_tree.h"
+#include "tests/identity/sysfs_tree.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
  * with the kernel's own sysfs.  Loop devices are attached with AUTOCLEAR, so
  * that one that we have no longer open is gone, whatever becomes of the test.
  */
-#include "daemon/drive/identity.h"
+#include "daemon/identity/identity.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>
@@ -19,7 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -176,6 +178,23 @@ static void test_evidence(void **state)
     assert_int_equal(after.size, IMAGE_BYTES + 1);
 }
 
+/* Nor does root, who may open anything, open a file. */
+static void test_closed_to_us(void **state)
+{
+    struct drive_probe before = probe(path), after;
+    uid_t uid = geteuid();
+
+    (void)state;
+    assert_int_equal(chmod(directory, 0711), 0);
+    assert_int_equal(chmod(path, 0), 0);
+    assert_int_equal(seteuid(uid == 0 ? 65534 : uid), 0);
+    assert_true(open(path, O_RDONLY | O_CLOEXEC) < 0 && errno == EACCES);
+    after = probe(path);
+    assert_int_equal(seteuid(uid), 0);
+    assert_string_equal(before.identity, after.identity);
+    assert_string_equal(before.evidence, after.evidence);
+}
+
 static void refused(const char *name, int r, const char *why)
 {
     struct drive_probe untouched, ret;
@@ -201,6 +220,13 @@ static void test_refused(void **state)
     refused(path, -EINVAL, "neither");
     assert_int_equal(truncate(other, 0), 0);
     refused(other, -EINVAL, "empty");
+    /* What cannot be opened is refused for what it is, so it was not tried. */
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    CLEANUP_CLOSE int socket_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(unlink(path), 0);
+    (void)snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    assert_int_equal(bind(socket_fd, (struct sockaddr *)&address, sizeof address), 0);
+    refused(path, -EINVAL, "neither");
     assert_int_equal(unlink(path), 0);
     assert_int_equal(symlink(path, path), 0);
     refused(path, -ELOOP, "symbolic links");
@@ -274,9 +300,15 @@ static void test_loop(void **state)
     /* Attached anew it is the same drive; over another file it is not, nor elsewhere in it. */
     assert_int_equal(close(fd), 0);
     fd = attach(path, 0, device, sizeof device);
+    first = now;
     now = probe(device);
     assert_string_equal(first.identity, now.identity);
+    assert_int_equal(compare(&first, &now), EVIDENCE_INCOMPARABLE);
+    age(path);
+    assert_int_equal(truncate(path, IMAGE_BYTES + 512), 0);
+    now = probe(device);
     assert_int_equal(compare(&first, &now), EVIDENCE_WRITTEN);
+    assert_int_equal(truncate(path, IMAGE_BYTES), 0);
     assert_int_equal(close(fd), 0);
     fd = attach(path, 4096, device, sizeof device);
     now = probe(device);
@@ -343,7 +375,7 @@ static void test_partition(void **state)
     assert_int_equal(pwrite(fd, "x", 1, (1 << 20) + 4096), 1);
     assert_int_equal(fsync(fd), 0);
     now = probe(first_name);
-    assert_int_equal(compare(&first, &now), EVIDENCE_WRITTEN);
+    assert_int_equal(compare(&first, &now), EVIDENCE_INCOMPARABLE);
     assert_int_equal(close(steal_fd(&partition)), 0);
     assert_int_equal(close(fd), 0);
 }
@@ -352,10 +384,10 @@ int main(void)
 {
 #define FILE_TEST(test) cmocka_unit_test_setup_teardown(test, make_files, remove_files)
     const struct CMUnitTest tests[] = {
-        FILE_TEST(test_identity), FILE_TEST(test_evidence),  FILE_TEST(test_refused),
-        FILE_TEST(test_loop),     FILE_TEST(test_partition),
+        FILE_TEST(test_identity), FILE_TEST(test_evidence), FILE_TEST(test_closed_to_us),
+        FILE_TEST(test_refused),  FILE_TEST(test_loop),     FILE_TEST(test_partition),
     };
-    int failed = cmocka_run_group_tests_name("drive: identities of files", tests, setup, teardown);
+    int failed = cmocka_run_group_tests_name("identity: files", tests, setup, teardown);
 
     return failed ? failed : exit_status;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#ifndef BITMAPD_DAEMON_DRIVE_IDENTITY_INTERNAL_H
-#define BITMAPD_DAEMON_DRIVE_IDENTITY_INTERNAL_H
+#ifndef BITMAPD_DAEMON_IDENTITY_INTERNAL_H
+#define BITMAPD_DAEMON_IDENTITY_INTERNAL_H
 
-#include "daemon/drive/identity.h"
+#include "daemon/identity/identity.h"
 
 #include <stdbool.h>
 #include <sys/stat.h>
@@ -14,9 +14,10 @@ struct probe_context {
     int sysfs;           /* directory; -1: none */
     int udev;            /* directory; -1: none */
     const char *boot_id; /* "": not known */
+    bool early;          /* udev does not know a device yet that it was asked about */
 };
 
-/* ---- identity_text.c: texts are put together here, so that they are printable and bounded ---- */
+/* ---- text.c: texts are put together here, so that they are printable and bounded ---- */
 
 /* More than any text has: values are at most SYSFS_TEXT_BYTES_MAX before they are escaped. */
 #define BUILDER_BYTES 16384
@@ -72,24 +73,31 @@ bool sysfs_take(const char *bytes, size_t length, struct sysfs_text *ret);
 /* The rest of the line that begins with @prefix, as sysfs_take() takes it. */
 bool sysfs_read_line(int directory, const char *name, const char *prefix, struct sysfs_text *ret);
 
-/* ---- identity_file.c ---- */
+/*
+ * The same from udev's database, of the block device MAJOR:MINOR.  Where that has nothing of the
+ * device yet, context->early is set: an identity that is told now may be another afterwards.
+ */
+bool udev_read_line(struct probe_context *context, const char *number, const char *prefix,
+                    struct sysfs_text *ret);
+
+/* ---- file.c ---- */
 
 int identity_statx(int fd, struct statx *ret);
 /* @fd may be O_PATH.  @ret as for builder_finish(). */
-void identity_of_file(const struct probe_context *context, int fd, const struct statx *stx,
+void identity_of_file(struct probe_context *context, int fd, const struct statx *stx,
                       unsigned depth, char *ret);
 
-/* ---- identity_block.c ---- */
+/* ---- block.c ---- */
 
 /* @fd: of the device itself, to ask a loop device what it is attached to; -1: not at hand. */
-void identity_of_block(const struct probe_context *context, unsigned major, unsigned minor, int fd,
+void identity_of_block(struct probe_context *context, unsigned major, unsigned minor, int fd,
                        unsigned depth, char *ret);
 
-/* ---- identity_disk.c: @disk is the disk's directory in sysfs, @name its name there ---- */
+/* ---- disk.c: @disk is the disk's directory in sysfs, @name its name there ---- */
 
-void identity_of_disk(const struct probe_context *context, int disk, const char *name, char *ret);
+void identity_of_disk(struct probe_context *context, int disk, const char *name, char *ret);
 
-/* ---- identity_scsi.c: false, or the text as sysfs' wwid would have it ---- */
+/* ---- scsi.c: false, or the text as sysfs' wwid would have it ---- */
 
 bool scsi_designator(const uint8_t *page, size_t length, struct sysfs_text *ret);
 

@@ -7,7 +7,7 @@
  * things that differ have the same text but for a collision of CRC32C between
  * long ones that begin and end alike.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/crc32c.h"
 
 #include <inttypes.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#ifndef BITMAPD_DAEMON_DRIVE_IDENTITY_H
-#define BITMAPD_DAEMON_DRIVE_IDENTITY_H
+#ifndef BITMAPD_DAEMON_IDENTITY_IDENTITY_H
+#define BITMAPD_DAEMON_IDENTITY_IDENTITY_H
 
 #include "proto/base/error.h"
 
@@ -10,7 +10,8 @@
 /*
  * Whose drive is under a path, and what tells that somebody wrote to it.
  * Only metadata is looked at (statx(2), statfs(2), sysfs, udev's database);
- * what is in a drive is never read.
+ * what is in a drive is never read.  A file is not even opened, and needs no
+ * permission but that to find it; a block device is opened for reading.
  *
  * All calls may run on any thread.  drive_probe() and drive_probe_block()
  * block, for ever on a hung disk, so they belong on a pool's thread; they
@@ -32,8 +33,8 @@
  *     loop offset=B sizelimit=B over FILE|DEVICE
  *                             what it is attached to, in bytes; "" when the backing file cannot be
  *                             found under its name (removed, in another mount namespace)
- *     partition uuid=U [of DISK]              U: PARTUUID, from sysfs or udev
- *     partition number=N start=SECTOR of DISK where there is none; "" when DISK is ""
+ *     partition number=N start=SECTOR of DISK
+ *     partition uuid=U        U: PARTUUID, from sysfs or udev; where DISK is ""
  *     scsi wwid=W             the logical unit's designator, as the kernel writes it (naa.…)
  *     scsi vendor=V model=M serial=S          where there is no designator
  *     nvme wwid=W             uuid.…, eui.…, nvme.…; the namespace's
@@ -44,9 +45,9 @@
  *     mmc cid=C area=main|boot0|…
  *     ""                      anything else (zram, ram, nbd, a virtio disk without a serial …)
  *
- * A text changes with what there is to tell: where the kernel's sysfs has no PARTUUID (no md/uuid),
- * as in Linux 6.1, a partition (an array) that is looked at before udev knows it is another than
- * afterwards, and so is a file on it.  That refuses the right drive; it takes no other for it.
+ * What is told does not hang on when one asks.  Where the kernel's sysfs has no PARTUUID (no
+ * md/uuid), as in Linux 6.1, and udev does not know a device yet of which it would have to be
+ * asked, the identity is "", that of a file on it as well.
  *
  * What it cannot see: two disks to which somebody gave one serial or, as `dd` does, one PARTUUID
  * where DISK is ""; a disk or a volume that was set back to an earlier state in place; the card in
@@ -60,11 +61,14 @@
  *         before Linux 6.13; a second or two on old file systems).
  *     block boot=ID diskseq=N written=SECTORS [discarded=SECTORS] [backing-size=B backing-mtime=T]
  *     partition … disk-written=SECTORS [disk-discarded=SECTORS] …
- *         Counters of 512-byte sectors, comparable within one boot and one attachment (diskseq).
+ *         Counters of 512-byte sectors, comparable within one boot and one attachment (diskseq):
+ *         activating a volume, mapping an image, losetup or an iSCSI login makes another one, and
+ *         says nothing of writing.
  *         There are none where the kernel does not count (queue/iostats is 0), where DAX goes
  *         around the count, or without diskseq (before Linux 5.15).  A partition's counter misses
  *         writes to the whole disk, so the disk's goes with it; that one moves for the other
- *         partitions, too.  A loop device over a file has the file's size and mtime as well.
+ *         partitions, too, so where it alone moved nothing can be said.  A loop device over a file
+ *         has the file's size and mtime as well; its partitions' mtime moves with the disk's count.
  *         Not seen: what is dirty in the page cache still (fsync(2) the device before); writes by
  *         other hosts; writes to the device below a dm or md device, or below a loop device that
  *         is over a device; SCSI commands passed through; writes while queue/iostats was 0 for a
@@ -95,8 +99,8 @@ struct drive_probe_options {
  * Looks at the regular file or block device at @path, following links.  A
  * device of which sysfs tells nothing is no failure: its identity is "" then.
  *
- * 0; -EINVAL: neither file nor block device, or empty; else what open(2),
- * statx(2) or the ioctl failed with.  @error, which may be NULL, names the
+ * 0; -EINVAL: neither file nor block device (it is not opened then), or empty;
+ * else what open(2), statx(2) or the ioctl failed with.  @error, which may be NULL, names the
  * path; @ret is untouched on failure.
  */
 int drive_probe(const char *path, const struct drive_probe_options *options,
@@ -114,8 +118,8 @@ int drive_probe_block(unsigned major, unsigned minor, uint64_t size,
 
 enum evidence_verdict {
     EVIDENCE_EQUAL,        /* nothing speaks for a write; no proof that there was none */
-    EVIDENCE_WRITTEN,      /* the drive was written to, or attached anew, which resets counters */
-    EVIDENCE_INCOMPARABLE, /* nothing can be said: another boot, another kind, no evidence */
+    EVIDENCE_WRITTEN,      /* the drive was written to */
+    EVIDENCE_INCOMPARABLE, /* nothing can be said: no evidence, another boot, attached anew, … */
 };
 
 /*

@@ -5,11 +5,16 @@
  * anything is in doubt (no count is kept, the kernel does not tell) there is
  * no evidence rather than one that never moves.
  *
+ * Nor is a write concluded from what moves without one: a device is attached
+ * anew at every start of a guest where its volume is activated, its image
+ * mapped or its iSCSI session opened for it (diskseq, and counters from 0), and
+ * a disk is written to through its other partitions.
+ *
  * Recorded evidence comes back from the container's file, so it is parsed as
  * any hostile text: each key once, known, and well-formed, or nothing is
  * concluded from it.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <inttypes.h>
@@ -191,10 +196,8 @@ static const struct {
     [KEY_WRITTEN] = {"written", FORM_NUMBER, KIND_BLOCK | KIND_PARTITION,
                      KIND_BLOCK | KIND_PARTITION, "written"},
     [KEY_DISCARDED] = {"discarded", FORM_NUMBER, KIND_BLOCK | KIND_PARTITION, 0, "discarded"},
-    [KEY_DISK_WRITTEN] = {"disk-written", FORM_NUMBER, KIND_PARTITION, KIND_PARTITION,
-                          "written on its disk (by any partition)"},
-    [KEY_DISK_DISCARDED] = {"disk-discarded", FORM_NUMBER, KIND_PARTITION, 0,
-                            "discarded on its disk (by any partition)"},
+    [KEY_DISK_WRITTEN] = {"disk-written", FORM_NUMBER, KIND_PARTITION, KIND_PARTITION, ""},
+    [KEY_DISK_DISCARDED] = {"disk-discarded", FORM_NUMBER, KIND_PARTITION, 0, ""},
 };
 
 struct evidence {
@@ -290,12 +293,7 @@ static void explain(struct words *words, const struct evidence *then, const stru
     uint64_t before = then->values[key].number, after = now->values[key].number;
 
     words_add(words, "%s", words->length > 0 ? "; " : "");
-    if (key == KEY_DISKSEQ) {
-        words_add(words,
-                  "another device generation (diskseq %" PRIu64 ", was %" PRIu64
-                  "): it was attached anew",
-                  after, before);
-    } else if (table[key].form == FORM_TIME) {
+    if (table[key].form == FORM_TIME) {
         /* In milliseconds, unless they are the same then. */
         int digits = then->values[key].seconds == now->values[key].seconds &&
                              then->values[key].nanoseconds / 1000000 ==
@@ -347,19 +345,16 @@ enum evidence_verdict evidence_compare(const char *then_text, const char *now_te
             moved |= 1U << key;
         }
     }
-    /* Counters are of one boot and one attachment; the times of a file below are not. */
-    bool counted = !(moved & 1U << KEY_BOOT);
-    if (!counted) {
+    /* Counters are of one boot and one attachment; size and times of a file below are not. */
+    bool booted = moved & 1U << KEY_BOOT, attached = moved & 1U << KEY_DISKSEQ;
+    if (booted || attached) {
         moved &= 1U << KEY_BACKING_SIZE | 1U << KEY_BACKING_MTIME;
-    } else if (moved & 1U << KEY_DISKSEQ) {
-        moved &= 1U << KEY_BACKING_SIZE | 1U << KEY_BACKING_MTIME | 1U << KEY_DISKSEQ;
     }
-    /* What is told first makes the rest redundant: all that is written is so on the disk, too. */
-    if (moved & 1U << KEY_WRITTEN) {
-        moved &= ~(1U << KEY_DISK_WRITTEN);
-    }
-    if (moved & 1U << KEY_DISCARDED) {
-        moved &= ~(1U << KEY_DISK_DISCARDED);
+    /* All that is written through the partition counts for the disk as well. */
+    bool disk = moved & (1U << KEY_DISK_WRITTEN | 1U << KEY_DISK_DISCARDED);
+    moved &= ~(1U << KEY_DISK_WRITTEN | 1U << KEY_DISK_DISCARDED);
+    if (disk) {
+        moved &= ~(1U << KEY_BACKING_MTIME); /* which any partition's writes move */
     }
     for (unsigned key = 0; key < KEYS; key++) {
         if (moved & 1U << key) {
@@ -369,8 +364,18 @@ enum evidence_verdict evidence_compare(const char *then_text, const char *now_te
     if (moved) {
         return EVIDENCE_WRITTEN;
     }
-    if (!counted) {
+    if (booted) {
         words_add(&words, "the host was booted since, and counters of writes begin anew with it");
+        return EVIDENCE_INCOMPARABLE;
+    }
+    if (attached) {
+        words_add(&words,
+                  "it was attached anew since, and counters of writes begin anew with that");
+        return EVIDENCE_INCOMPARABLE;
+    }
+    if (disk) {
+        words_add(&words, "its disk was written to, and writes to other partitions of the disk "
+                          "cannot be told from writes past the partition");
         return EVIDENCE_INCOMPARABLE;
     }
     if (then.present != now.present) {

@@ -8,7 +8,7 @@
  *
  * The page is the disk's: every length in it is checked against what there is.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -6,12 +6,14 @@
  * FIFO, and gives a value whole or not at all: half a serial number would
  * make two disks equal.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* As a page, the most that an attribute of text has; udev's entries have less. */
 #define FILE_BYTES_MAX 16384
@@ -108,4 +110,21 @@ bool sysfs_read_line(int directory, const char *name, const char *prefix, struct
         line += line_length + 1;
     }
     return false;
+}
+
+bool udev_read_line(struct probe_context *context, const char *number, const char *prefix,
+                    struct sysfs_text *ret)
+{
+    char path[64];
+
+    if (context->udev < 0) {
+        return false;
+    }
+    (void)snprintf(path, sizeof path, "data/b%s", number);
+    if (faccessat(context->udev, path, F_OK, 0) < 0) {
+        /* Where no udev runs there is no directory, and nothing will ever be told. */
+        context->early = context->early || faccessat(context->udev, "data", F_OK, 0) == 0;
+        return false;
+    }
+    return sysfs_read_line(context->udev, path, prefix, ret);
 }

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which block device it is: a partition by its UUID, or its place, and its
- * disk; a loop device by what it is attached to; any other by what its driver
- * tells (identity_disk.c).  A text is stable or it is "": names (sda), numbers
- * (8:0) and positions on a bus are others after the next boot.
+ * Which block device it is: a partition by its place on its disk; a loop
+ * device by what it is attached to; any other by what its driver tells
+ * (disk.c).  A text is stable or it is "": names (sda), numbers (8:0)
+ * and positions on a bus are others after the next boot.
  */
-#include "daemon/drive/identity_internal.h"
+#include "daemon/identity/internal.h"
 #include "proto/base/cleanup.h"
 
-#include <stdio.h>
 #include <string.h>
 
-static void identity_of_loop(const struct probe_context *context, const struct block_device *device,
+static void identity_of_loop(struct probe_context *context, const struct block_device *device,
                              int fd, unsigned depth, char *ret)
 {
     struct statx stx;
@@ -50,47 +49,43 @@ static bool told(const struct sysfs_text *uuid)
 }
 
 /* Newer kernels tell it; udev has it from blkid, in the same spelling. */
-static bool partition_uuid(const struct probe_context *context, const struct block_device *device,
+static bool partition_uuid(struct probe_context *context, const struct block_device *device,
                            struct sysfs_text *ret)
 {
-    char path[64];
-
-    if (sysfs_read_line(device->directory, "uevent", "PARTUUID=", ret) && told(ret)) {
-        return true;
-    }
-    (void)snprintf(path, sizeof path, "data/b%s", device->number);
-    return context->udev >= 0 &&
-           sysfs_read_line(context->udev, path, "E:ID_PART_ENTRY_UUID=", ret) && told(ret);
+    return (sysfs_read_line(device->directory, "uevent", "PARTUUID=", ret) && told(ret)) ||
+           (udev_read_line(context, device->number, "E:ID_PART_ENTRY_UUID=", ret) && told(ret));
 }
 
 /*
- * With its disk, since a disk that was copied block by block has the same UUIDs.  Where nothing is
+ * Its place on its disk, which the kernel always tells; a table's UUIDs are those of every copy of
+ * the disk, too, and some kernels leave them to udev, which comes later.  Only where nothing is
  * known of the disk (a virtio disk without a serial) the UUID has to do.
  */
-static void identity_of_partition(const struct probe_context *context,
-                                  const struct block_device *device, const char *disk, char *ret)
+static void identity_of_partition(struct probe_context *context, const struct block_device *device,
+                                  const char *disk, char *ret)
 {
     struct sysfs_text uuid;
     struct builder builder;
     uint64_t number, start;
 
     builder_init(&builder, "partition");
-    if (partition_uuid(context, device, &uuid)) {
-        builder_value(&builder, "uuid", uuid.bytes, uuid.length);
-    } else if (*disk && sysfs_read_number(device->directory, "partition", &number) &&
-               sysfs_read_number(device->directory, "start", &start)) {
+    if (*disk) {
+        if (!sysfs_read_number(device->directory, "partition", &number) ||
+            !sysfs_read_number(device->directory, "start", &start)) {
+            return;
+        }
         builder_number(&builder, "number", number);
         builder_number(&builder, "start", start);
+        builder_nested(&builder, "of", disk);
+    } else if (partition_uuid(context, device, &uuid)) {
+        builder_value(&builder, "uuid", uuid.bytes, uuid.length);
     } else {
         return;
-    }
-    if (*disk) {
-        builder_nested(&builder, "of", disk);
     }
     builder_finish(&builder, ret);
 }
 
-void identity_of_block(const struct probe_context *context, unsigned major, unsigned minor, int fd,
+void identity_of_block(struct probe_context *context, unsigned major, unsigned minor, int fd,
                        unsigned depth, char *ret)
 {
     CLEANUP(block_device_close) struct block_device device = {.directory = -1, .disk = -1};
