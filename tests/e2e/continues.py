@@ -102,7 +102,6 @@ def test_long_outage(guest):
         client.trim(GRANULE, GRANULE)
         client.flush()
         client.write(20 * GRANULE, b"e" * 512)  # not stable
-        assert time.monotonic() - began < 20
         assert guest.nbdkit.text().count("writes go on without marks") == 1, guest.nbdkit.text()
         # The start knows, before the writer is back.
         freeze(guest.nbdkit)

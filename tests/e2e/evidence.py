@@ -116,13 +116,22 @@ def test_written_past_the_daemon(lun):
 
 
 def test_same_disk_attached_anew(lun):
-    """Not refused, but what happened to it meanwhile is not known."""
+    """Not refused.  The device counts anew; the file below it tells of writes all the same."""
     base = lun.full()
     lun.write(GRANULE, b"d" * 512)
     lun.detach()
     lun.attach(lun.backing)
     lun.start_and_stop()
-    lun.expect_unknown(base, "attached anew")
+    lun.expect(base, (GRANULE, GRANULE))
+    head = lun.map(base)[1]
+    assert head["untracked"] == "not-ruled-out" and "attachment" in head["untracked_reason"], head
+
+    lun.detach()
+    with open(lun.backing, "r+b", buffering=0) as file:
+        e2e.wait_until(lambda: changes_time(file), "the clock of the file system ticks")
+    lun.attach(lun.backing)
+    lun.start_and_stop()
+    lun.expect_unknown(base, "while no writer was attached", "file below it moved")
     new = lun.full()
     lun.write(6 * GRANULE, b"d" * 512)
     lun.expect(new, (6 * GRANULE, GRANULE))
@@ -142,11 +151,11 @@ def test_another_disk(lun):
         assert words in text, f"{words!r} is not in: {text}"
     assert stack.ctl_json("drive", "show", "lun")["writers"] == 0
 
-    # The right one again: as if nothing had been, but for the time in between.
+    # The right one again: as if nothing had been.
     lun.detach()
     lun.attach(lun.backing)
     lun.start_and_stop()
-    assert lun.map(base)[0] == UNKNOWN
+    lun.expect(base, (GRANULE, GRANULE))
 
     lun.detach()
     lun.attach(other)
