@@ -126,12 +126,27 @@ static void clear_unknown(struct world *world)
     world_settle(world);
 }
 
+/* Whether the writer was last seen before a reboot.  It need not have come back if nobody told it
+ * so. */
+static bool find_rebooted(const struct world *world, enum simdir_fate fate, bool came_back)
+{
+    const struct drive *drive = world_drive(world->process.model, 0);
+    const struct writer *writer = drive ? TAILQ_FIRST(&drive->writers) : NULL;
+
+    if (!writer) {
+        return false;
+    }
+    assert_true(writer->rebooted || simdir_fate_is_kill(fate));
+    assert_false(writer->rebooted && simdir_fate_is_kill(fate) && came_back);
+    return writer->rebooted;
+}
+
 void world_crash(struct world *world, enum simdir_fate fate, uint64_t seed)
 {
     struct simdir *after = simdir_crash(world->process.dir, fate, seed);
     struct simdir *copy = simdir_crash(after, SIMDIR_KILL, seed);
     void (*hook)(struct process * process) = world->process.at_call;
-    bool rebooted = world->rebooted || !simdir_fate_is_kill(fate);
+    bool came_back = world->attached > 0 && world->attached <= world->acked_durable;
     struct error error;
 
     world_notice(world);
@@ -146,12 +161,12 @@ void world_crash(struct world *world, enum simdir_fate fate, uint64_t seed)
         fail_msg("start: %s", error.text);
     }
     world->closing = false;
+    world->attached = 0;
     adopt(world);
-    const struct drive *drive = world_drive(world->process.model, 0);
     if (!world->unaccounted) {
         memset(world->haunting, 0, sizeof world->haunting);
     }
-    world->rebooted = drive && drive->writers_count > 0 && rebooted;
+    world->rebooted = find_rebooted(world, fate, came_back);
     clear_unknown(world);
     world->process.at_call = hook;
 }

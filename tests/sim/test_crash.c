@@ -173,12 +173,15 @@ static bool live_with_faults(uint64_t workload_seed, uint64_t call, uint64_t cou
     world_run(&world, 150);
     bool failed = simdir_failed(world.process.dir);
     simdir_fail_at(world.process.dir, UINT64_MAX / 2, 1, -EIO);
-    /* All is well again: whatever was asked for is acknowledged in the end. */
-    unsigned refused = world.refused;
+    /* All is well again: whatever was asked for is acknowledged in the end, but for what waited for
+     * a read and comes before the journal has room. */
     world_settle(&world);
     world_recover(&world);
+    unsigned refused = world.refused;
     world_run(&world, 20);
-    assert_int_equal(world.refused, refused);
+    if (world.refused != refused) {
+        fail_msg("refused, though all is well: %s", world.refusal);
+    }
     world_settle(&world);
     every_fate(&world.process);
     world_kill(&world);

@@ -102,6 +102,7 @@ void world_refuse(struct world *world, const char *what, int r, const struct err
     if (!world->faults) {
         fail_msg("%s: %s (%d)", what, error->text, r);
     }
+    (void)snprintf(world->refusal, sizeof world->refusal, "%.40s: %.250s", what, error->text);
     world->refused++;
 }
 

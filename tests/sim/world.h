@@ -107,6 +107,7 @@ struct world {
     unsigned next_name; /* of checkpoints */
 
     struct writer *writer; /* of drive 0; NULL: not connected */
+    uint64_t attached;     /* … sequence of that, in this life of the daemon */
     bool unaccounted;      /* … it may have unsettled marks from before a crash */
     bool rebooted;         /* … which was one of the host, and it has not come back */
     bool doubtful;         /* … it writes without marks */
@@ -127,9 +128,10 @@ struct world {
     struct client_ops ops;
     struct client_maps maps;
     struct client_fetches fetches;
-    unsigned refused; /* operations, since a disk failed */
-    bool faults;      /* calls may fail */
-    bool closing;     /* the model is not to be looked at any more */
+    unsigned refused;  /* operations, since a disk failed, */
+    char refusal[300]; /* … and why the last one was */
+    bool faults;       /* calls may fail */
+    bool closing;      /* the model is not to be looked at any more */
 };
 
 /* How often something happened, all worlds together. */

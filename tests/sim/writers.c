@@ -91,6 +91,7 @@ static void attach(struct world *world, bool continues)
     world->issued = sequence;
     world->next_mark_id = 1;
     world->rebooted = false;
+    world->attached = sequence;
     world->will_continue = how.continues;
     world_deeds[DEED_CONTINUE] += how.continues;
     note_continues(world, sequence, how.continues || world->doubtful);
