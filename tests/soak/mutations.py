@@ -290,11 +290,8 @@ HISTORY = [
      "                           drive_bitmap_is_sealed(bitmap) ? 0 : record->sequence,"),
     ("maps: all bitmaps from the checkpoint on are in the union",
      "daemon/drive/union.c",
-     "    for (part = since; part && part != until; part = TAILQ_NEXT(part, in_history)) {\n"
-     "        struct union_part",
-     "    for (part = since; part && part != until && part->bits;\n"
-     "         part = TAILQ_NEXT(part, in_history)) {\n"
-     "        struct union_part"),
+     "            work->parts[work->parts_count++] = (struct union_part){part->id, part->granularity};",
+     "            continue;"),
     ("transactions: all parts are in one record of the journal",
      "daemon/drive/transaction.c",
      "        .nested_bytes = (uint32_t)transaction->used,",
@@ -311,7 +308,7 @@ HISTORY = [
      ""),
     ("writers: one that goes on without us makes the drive unknown when we crash",
      "daemon/drive/judge.c",
-     """            if (!writer->continues) {
+     """            if (!writer->continues || ended) {
                 continue;""",
      """            if (true) {
                 continue;"""),
