@@ -125,17 +125,16 @@ static void list_drive(void *opaque, const struct bitmapd_drive *drive)
     output_list_add_row(list, (const char *const[]){drive->name, text_size(drive->size, size),
                                                     text_size(drive->granularity, granularity),
                                                     durability_name(drive->durability), counts[0],
-                                                    counts[1], counts[2], counts[3], drive->path,
-                                                    counts[4], drive->identity,
-                                                    untracked_words(drive->untracked)});
+                                                    counts[1], counts[4], counts[2], counts[3],
+                                                    drive->path});
 }
 
 int drive_list(const struct invocation *inv)
 {
     static const struct output_column columns[] = {
-        {"NAME", false},   {"SIZE", true},        {"GRANULARITY", true}, {"DURABILITY", false},
-        {"BITMAPS", true}, {"RECORDING", true},   {"WRITERS", true},     {"LOST", true},
-        {"PATH", false},   {"CHECKPOINTS", true}, {"IDENTITY", false},   {"UNTRACKED", false},
+        {"NAME", false},   {"SIZE", true},      {"GRANULARITY", true}, {"DURABILITY", false},
+        {"BITMAPS", true}, {"RECORDING", true}, {"CHECKPOINTS", true}, {"WRITERS", true},
+        {"LOST", true},    {"PATH", false},
     };
     CLEANUP_CONNECTION bitmapd *handle = NULL;
 

@@ -132,8 +132,8 @@ class Adopting(unittest.TestCase):
         self.assertIn("\ncheckpoints:  3\nidentity:     inode 5\\x0a\n"
                       "untracked:    not ruled out: the machine was rebooted\n", human)  # fmt: skip
         table = ask(answers, "drive", "list").out
-        self.assertRegex(table, r"\ANAME .* PATH +CHECKPOINTS +IDENTITY +UNTRACKED\n")
-        self.assertRegex(table, r"3 inode 5\\x0a +not ruled out: the machine was rebooted\n")
+        self.assertRegex(table, r"\ANAME .* RECORDING +CHECKPOINTS +WRITERS +LOST +PATH\n")
+        self.assertRegex(table, r"\nd .* 3 +0 +0 *\n")
         answers[fake.DRIVE_SHOW] = fake.ok(plain)
         human = ask(answers, "drive", "show", "d").out
         self.assertIn("\nidentity:     not known\nuntracked:    ruled out\n", human)
