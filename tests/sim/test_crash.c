@@ -194,7 +194,7 @@ static void crash_with_failing_calls(void **state)
     uint64_t trials = 0;
 
     (void)state;
-    sample = 60;
+    sample = 85;
     torn = 2;
     world_again = 60;
     for (unsigned i = 0; i < rounds(1); i++) {
