@@ -129,6 +129,9 @@ static void do_writer(struct shadow_drive *drive)
         struct record fence = {.type = RECORD_FENCE, .drive = target->id, .name = text_of(token)};
         assert_int_equal(model_commit(harness->model, &fence, &harness->error), 0);
         shadow->attached = false;
+        if (shadow->continues) {
+            shadow_lose_track(drive); /* it has gone on until now */
+        }
         forget_old(shadow);
         return;
     }
