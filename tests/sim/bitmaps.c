@@ -76,8 +76,9 @@ static void note_history_mark(struct world *world, unsigned d, unsigned s, bool 
     if (made_record) {
         spot_note(marks, model_sequence(world->process.model), true);
     } else if (marks->count == 0 || marks->events[marks->count - 1].sequence < newest->made) {
-        /* It was dirty from the beginning, with what was carried whole. */
-        spot_note(marks, newest->made, true);
+        /* It is dirty with what was carried whole: from the beginning, or since one that was
+         * carried so was folded in.  Now, at least. */
+        spot_note(marks, model_sequence(world->process.model), true);
     }
     if (kept) {
         marks->events[marks->count - 1].acked = true;
