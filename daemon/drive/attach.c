@@ -141,7 +141,9 @@ static int compare(struct model *model, struct drive *drive, const struct drive_
         return commit_unproven(model, drive, UNTRACKED_HIDDEN, none, error);
     }
     if (!drive->evidence) {
-        return commit_unproven(model, drive, UNTRACKED_NO_EVIDENCE, renewed, error);
+        int r = commit_unproven(model, drive, UNTRACKED_NO_EVIDENCE, renewed, error);
+        /* While changes are refused nothing begins, and answers tell of it by themselves. */
+        return r == -EROFS && !model->settings.unproven_is_unknown ? 0 : r;
     }
     (void)snprintf(then, sizeof then, "%s", drive->evidence);
     (void)snprintf(now, sizeof now, "%.*s", (int)sight->evidence.bytes,
