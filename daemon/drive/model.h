@@ -247,7 +247,7 @@ struct request_result {
     enum record_type type;
     uint64_t sequence;
     uint64_t object;                   /* id of the drive or bitmap that it made or changed;
-                                        * of a transaction 0 */
+                                        * of a transaction the one made last, or 0 */
     TAILQ_ENTRY(request_result) entry; /* oldest first */
     RB_ENTRY(request_result) by_id;
 };
