@@ -42,6 +42,7 @@ struct config {
     } container;
     struct {
         char *path;             /* of the segments, without their .0 and .1 */
+        char *memory_path;      /* of the memory journal's, likewise */
         uint64_t segment_bytes; /* of each; power of two 8 MiB … 1 GiB */
     } journal;
     struct {

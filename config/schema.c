@@ -103,6 +103,18 @@ const struct setting config_settings[] = {
         .description = "the intent journal's segments, with .0 and .1 added",
     },
     {
+        .key = "journal.memory_path",
+        .type = SETTING_PATH,
+        MEMBER(journal.memory_path),
+        .initial = "/run/bitmapd/journal",
+        .state_file = "memory",
+        .min = 2,
+        .max = PATH_BYTES_MAX - 64,
+        .description =
+            "the memory journal's segments, with .0 and .1 added; not used where this is "
+            "no tmpfs",
+    },
+    {
         .key = "journal.segment_size",
         .type = SETTING_SIZE,
         MEMBER(journal.segment_bytes),

@@ -15,6 +15,7 @@ void settings_for_model(const struct config *config, struct model_settings *ret)
         .cluster_bits = (uint32_t)__builtin_ctz(config->container.cluster_size),
         .container_bytes_max = config->container.max_size,
         .journal_path = config->journal.path,
+        .memory_path = config->journal.memory_path,
         .journal_segment_bytes = config->journal.segment_bytes,
         .catalog_path = config->catalog.path,
         .catalog_events = config->limits.catalog_events,

@@ -17,9 +17,11 @@
 #include "proto/base/cleanup.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 struct posix_file {
@@ -281,10 +283,10 @@ int file_identity(int fd, struct file_identity *ret)
     return 0;
 }
 
-int file_sync_directory(const char *path)
+/* The directory that holds @path, or -errno. */
+static int open_directory(const char *path)
 {
     CLEANUP_FREE char *directory = NULL;
-    CLEANUP_CLOSE int fd = -1;
     const char *slash = strrchr(path, '/');
 
     /* "/name" lies in "/", "name" in ".". */
@@ -296,9 +298,16 @@ int file_sync_directory(const char *path)
     if (!directory) {
         return -ENOMEM;
     }
-    fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int file_sync_directory(const char *path)
+{
+    CLEANUP_CLOSE int fd = open_directory(path);
+
     if (fd < 0) {
-        return -errno;
+        return fd;
     }
     return fsync(fd) < 0 ? -errno : 0;
 }
@@ -339,11 +348,21 @@ static int posix_sync_directory(struct file_system *files, const char *path)
     return file_sync_directory(path);
 }
 
+static bool posix_in_memory(struct file_system *files, const char *path)
+{
+    CLEANUP_CLOSE int fd = open_directory(path);
+    struct statfs st;
+
+    (void)files;
+    return fd >= 0 && fstatfs(fd, &st) == 0 && st.f_type == TMPFS_MAGIC;
+}
+
 struct file_system file_system_posix = {
     .open = posix_open,
     .rename = posix_rename,
     .unlink = posix_unlink,
     .sync_directory = posix_sync_directory,
+    .in_memory = posix_in_memory,
 };
 
 static int sync_directory(struct file_system *files, const char *path, struct error *error)

@@ -13,8 +13,8 @@
  * vtable, so that a simulated disk can stand in for the kernel's.
  *
  * Calls block, so they are made on a worker's thread and never on the event
- * loop.  One thread at a time may use a file.  All offsets and lengths are in
- * bytes.  Every call returns 0 or -errno.
+ * loop, but for files in memory.  One thread at a time may use a file.  All offsets and lengths are
+ * in bytes.  Every call returns 0 or -errno.
  */
 struct file;
 
@@ -75,6 +75,9 @@ struct file_system {
     int (*rename)(struct file_system *files, const char *from, const char *to, bool replace);
     int (*unlink)(struct file_system *files, const char *path);
     int (*sync_directory)(struct file_system *files, const char *path);
+    /* Whether the directory of @path is in memory: calls on files in it never wait for a disk, and
+     * they end with the host, not with a process (tmpfs(5)). */
+    bool (*in_memory)(struct file_system *files, const char *path);
 };
 
 /* The kernel's. */

@@ -105,6 +105,16 @@ int bitmap_reserve(struct bitmap *bitmap, uint64_t offset, uint64_t length);
 void bitmap_set(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
 
 /*
+ * bitmap_set() of a range within one granule, if that changes one bit of a buffer of the chunk's
+ * own, or nothing.  False: nothing was done, and it takes bitmap_reserve() and bitmap_set().  What
+ * most marks come down to, in a tenth of the instructions.
+ */
+bool bitmap_set_quickly(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
+
+/* Brings the bit of byte @offset of the drive near the processor, for who looks at it soon. */
+void bitmap_prefetch(const struct bitmap *bitmap, uint64_t offset);
+
+/*
  * Clears every granule that the range covers whole; a last granule cut by the
  * drive's end counts as whole when the range reaches that end.  Cannot fail
  * after bitmap_reserve().

@@ -33,6 +33,16 @@ static inline uint64_t bits_last_mask(uint32_t to)
     return UINT64_MAX >> (-to % 64);
 }
 
+/* Sets one bit; whether it was 0. */
+static inline bool bits_add(uint64_t *words, uint32_t bit)
+{
+    uint64_t mask = htole64(UINT64_C(1) << (bit % 64));
+    bool added = !(words[bit / 64] & mask);
+
+    words[bit / 64] |= mask;
+    return added;
+}
+
 /* Bits that are 1. */
 uint32_t bits_count(const uint64_t *words, uint32_t from, uint32_t to);
 

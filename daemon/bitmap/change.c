@@ -159,6 +159,38 @@ void bitmap_set(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_
     }
 }
 
+bool bitmap_set_quickly(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version)
+{
+    assert_range(bitmap, offset, length);
+
+    uint64_t granule = offset >> bitmap->granule_shift;
+    uint32_t index = (uint32_t)(granule >> bitmap->chunk_shift);
+    struct chunk *c = &bitmap->table[index];
+    if ((offset + length - 1) >> bitmap->granule_shift != granule || !c->buffer ||
+        c->buffer->references != 1 || c->dirty + 1 >= chunk_granules(bitmap, index)) {
+        return false;
+    }
+    uint32_t bit = (uint32_t)granule & ((UINT32_C(1) << bitmap->chunk_shift) - 1);
+    if (bits_add(c->buffer->words, bit)) {
+        c->dirty++;
+        c->version = version;
+        bitmap->dirty++;
+    }
+    return true;
+}
+
+void bitmap_prefetch(const struct bitmap *bitmap, uint64_t offset)
+{
+    assert_range(bitmap, offset, 1);
+
+    uint64_t granule = offset >> bitmap->granule_shift;
+    const struct chunk *c = &bitmap->table[granule >> bitmap->chunk_shift];
+    uint32_t bit = (uint32_t)granule & ((UINT32_C(1) << bitmap->chunk_shift) - 1);
+    if (c->buffer) {
+        __builtin_prefetch(&c->buffer->words[bit / 64], 1);
+    }
+}
+
 void bitmap_clear(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version)
 {
     assert_range(bitmap, offset, length);

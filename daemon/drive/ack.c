@@ -43,6 +43,9 @@ void model_wait(struct model *model, uint64_t sequence, enum ack_level level,
         waiter->done(waiter, 0);
         return;
     }
+    if (level == ACK_DURABLE) {
+        journaling_hurry(model->journaling);
+    }
     struct model_waiter *before = TAILQ_LAST(list, waiter_list);
     while (before && before->sequence > sequence) {
         before = TAILQ_PREV(before, waiter_list, entry);

@@ -22,6 +22,9 @@ int prepare_mark(struct model *model, struct record *record, struct prepared *pr
 /* Sets a range whatever happens: when memory is out the chunks become all dirty. */
 static void mark_bits(struct drive_bitmap *bitmap, struct range range, uint64_t sequence)
 {
+    if (bitmap_set_quickly(bitmap->bits, range.offset, range.length, sequence)) {
+        return;
+    }
     if (bitmap_reserve(bitmap->bits, range.offset, range.length) < 0) {
         /* Whole chunks need no memory: the doubt resolves to dirty. */
         uint64_t span =
@@ -83,6 +86,17 @@ static bool mark_changes_nothing(const struct drive *drive, const struct range *
     return true;
 }
 
+/* Marks of a frame are all over the bitmap: their cache lines come at once, not one by one. */
+static void prefetch(const struct drive *drive, const struct range *ranges, uint32_t count)
+{
+    const struct drive_bitmap *bitmap;
+    TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
+        for (uint32_t i = 0; i < count; i++) {
+            bitmap_prefetch(bitmap->bits, ranges[i].offset);
+        }
+    }
+}
+
 enum ack_level drive_ack_level(const struct drive *drive)
 {
     return drive->durability == DURABILITY_PROCESS_CRASH ? ACK_WRITTEN : ACK_DURABLE;
@@ -98,11 +112,17 @@ int drive_mark(struct model *model, struct drive *drive, const struct range *ran
     if (r < 0) {
         return r;
     }
+    prefetch(drive, ranges, count);
+    uint64_t stored = ack_watermark(model, drive_ack_level(drive));
+    if (mark_changes_nothing(drive, ranges, count, stored)) {
+        model->marks += count;
+        *ret_sequence = 0;
+        return 0;
+    }
     if (mark_changes_nothing(drive, ranges, count, UINT64_MAX)) {
         model->marks += count;
-        /* No record; but what made it dirty may still be on its way. */
-        uint64_t durable = ack_watermark(model, drive_ack_level(drive));
-        *ret_sequence = mark_changes_nothing(drive, ranges, count, durable) ? 0 : model->sequence;
+        /* No record; but what made it dirty is still on its way. */
+        *ret_sequence = model->sequence;
         return 0;
     }
     r = model_commit(model, &record, error);

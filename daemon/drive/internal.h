@@ -52,6 +52,10 @@ struct model {
     char *container_path; /* owned; settings.container_path points here */
     char *journal_path;   /* likewise */
     struct journal_files journal_files;
+    /* … of the memory journal, which marks of process-crash drives need not wait for a disk with;
+     * path NULL: there is none. */
+    char *memory_path;
+    struct journal_files memory_files;
 
     struct drives_by_id drives;
     struct drives_by_name drive_names;

@@ -14,33 +14,31 @@
  * container has needs no journal.
  *
  * Batches of nothing but marks of process-crash drives are not synced each;
- * a sync follows within a second.  When a sync fails, those of them that were
+ * a sync follows within a second.  Where there is a memory journal (a second journal in a tmpfs),
+ * such marks are written there by the loop itself, with all that is queued before them, and are
+ * acknowledged at once; their batch lingers, so that the disk gets few large ones.  The memory
+ * journal need keep only what the journal has not written yet: that outlives the process too.
+ * When a sync fails, those of them that were
  * acknowledged at "written" hang on a cache that proves nothing any more: until
  * they are written again a kill could lose them, so their drives are distrusted.
  */
 #include "daemon/drive/journaling.h"
 
+#include "daemon/drive/batch.h"
+
 #include "daemon/base/log.h"
 #include "daemon/drive/record_codec.h"
+#include "proto/base/checked.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define RETRY_MS    1000u
-#define SYNC_MS     1000u /* for process-crash drives */
-#define FILL_HIGH   500u  /* of 1000: the container is asked to cover */
-#define REASON_SIZE 256
-
-struct batch {
-    uint64_t first_seq;
-    uint8_t *bytes;
-    size_t used, capacity;
-    struct journal_record *records; /* offsets until the bytes have their place */
-    uint32_t count, records_capacity;
-    bool sync;   /* somebody waits for durable */
-    bool sealed; /* the journal has seen it: the same bytes again, or nothing */
-    TAILQ_ENTRY(batch) entry;
-};
+#define RETRY_MS     1000u
+#define SYNC_MS      1000u                 /* for process-crash drives */
+#define FILL_HIGH    500u                  /* of 1000: the container is asked to cover */
+#define LINGER_BYTES (UINT32_C(512) << 10) /* a batch that lingers grows to this */
+#define LINGER_FILL  250u                  /* of 1000, of the memory journal */
+#define REASON_SIZE  256
 
 TAILQ_HEAD(batch_queue, batch);
 
@@ -76,6 +74,10 @@ struct journaling {
     struct batch *spare;
     uint64_t covered;
     uint64_t written, durable;
+    struct journal *memory;  /* NULL: none, or it has failed */
+    uint64_t memory_written; /* sequence */
+    bool express;            /* marks are queued that need not wait for the disk */
+    bool hurry;              /* nothing lingers, and the next visit syncs */
     bool degraded;
     char reason[REASON_SIZE];
     int64_t degraded_since_ns;
@@ -85,15 +87,6 @@ struct journaling {
     int handles;
     void (*closed)(struct model *model);
 };
-
-static void batch_free(struct batch *batch)
-{
-    if (batch) {
-        free(batch->bytes);
-        free(batch->records);
-        free(batch);
-    }
-}
 
 /* ---- Gathering ---- */
 
@@ -142,23 +135,8 @@ int journaling_reserve(struct journaling *journaling, const struct record *recor
     if (!batch) {
         return error_set(error, -ENOMEM, "out of memory");
     }
-    if (batch->capacity - batch->used < bytes) {
-        size_t capacity = (batch->used + bytes) * 2;
-        uint8_t *grown = realloc(batch->bytes, capacity);
-        if (!grown) {
-            return error_set(error, -ENOMEM, "out of memory");
-        }
-        batch->bytes = grown;
-        batch->capacity = capacity;
-    }
-    if (batch->count == batch->records_capacity) {
-        uint32_t capacity = batch->count ? batch->count * 2 : 64;
-        struct journal_record *grown = reallocarray(batch->records, capacity, sizeof *grown);
-        if (!grown) {
-            return error_set(error, -ENOMEM, "out of memory");
-        }
-        batch->records = grown;
-        batch->records_capacity = capacity;
+    if (batch_reserve(batch, bytes) < 0) {
+        return error_set(error, -ENOMEM, "out of memory");
     }
     return 0;
 }
@@ -175,16 +153,10 @@ static bool wants_sync(const struct journaling *journaling, const struct record 
 void journaling_add(struct journaling *journaling, const struct record *record)
 {
     struct batch *batch = TAILQ_LAST(&journaling->queue, batch_queue);
-    uint32_t bytes = (uint32_t)record_encoded_bytes(record);
-
-    if (batch->count == 0) {
-        batch->first_seq = record->sequence;
-    }
-    record_encode(record, batch->bytes + batch->used);
-    batch->records[batch->count++] = (struct journal_record){.length = bytes};
-    batch->used += bytes;
-    batch->sync |= wants_sync(journaling, record);
-    journaling->queued_bytes += bytes;
+    bool sync = wants_sync(journaling, record);
+    batch->sync |= sync;
+    journaling->express |= !sync;
+    journaling->queued_bytes += batch_add(batch, record);
 }
 
 /* ---- A visit, on the journal's thread ---- */
@@ -205,11 +177,6 @@ static void visit_run(struct work *work)
     visit->ran = true;
     journal_covered(journaling->journal, visit->covered);
     if (batch) {
-        const uint8_t *p = batch->bytes;
-        for (uint32_t i = 0; i < batch->count; i++) {
-            batch->records[i].bytes = p;
-            p += batch->records[i].length;
-        }
         visit->r = journal_append(journaling->journal, batch->first_seq, batch->records,
                                   batch->count, &visit->error);
         visit->appended = visit->r == 0;
@@ -223,16 +190,89 @@ static void visit_run(struct work *work)
     visit->fill = journal_fill(journaling->journal);
 }
 
+/* ---- Into the memory journal ---- */
+
+/* What is queued and not in it yet.  -EAGAIN: it has no room until the disk has more. */
+static int express_queue(struct journaling *journaling, struct error *error)
+{
+    struct batch *batch;
+
+    TAILQ_FOREACH (batch, &journaling->queue, entry) {
+        uint32_t count = batch->count - batch->expressed;
+        if (count == 0) {
+            continue;
+        }
+        batch_place_rest(batch);
+        int r = journal_append(journaling->memory, batch->first_seq + batch->expressed,
+                               batch->records + batch->expressed, count, error);
+        if (r < 0) {
+            return r;
+        }
+        batch->expressed = batch->count;
+        batch->expressed_bytes = batch->used;
+        journaling->memory_written = batch->first_seq + batch->count - 1;
+    }
+    return 0;
+}
+
+void journaling_express(struct journaling *journaling)
+{
+    struct error error;
+
+    if (!journaling->express || !journaling->memory) {
+        journaling->express = false;
+        return;
+    }
+    journal_covered(journaling->memory, max_u64(journaling->written, journaling->covered));
+    int r = express_queue(journaling, &error);
+    if (r == -EAGAIN) {
+        /* The disk is behind: what is queued waits for it, or for room here. */
+        journaling->hurry = true;
+    } else if (r < 0) {
+        /* What it has acknowledged it has; the rest waits for the disk, as without one. */
+        log_warning("memory journal: %s; marks wait for the disk from now on", error.text);
+        journal_close(STEAL(journaling->memory));
+        journaling->hurry = true;
+    }
+    journaling->express = r == -EAGAIN;
+    ack_advance(journaling->model);
+}
+
+void journaling_hurry(struct journaling *journaling)
+{
+    journaling->hurry = true;
+}
+
+/* ---- Onto the disk ---- */
+
 static void visit_done(struct work *work);
+static void arm(struct journaling *journaling, uint64_t ms);
+
+/* Whether a batch may wait for more: nobody waits for it, and the memory journal has room. */
+static bool lingers(const struct journaling *journaling, const struct batch *batch)
+{
+    return journaling->memory && !batch->sync && batch->expressed == batch->count &&
+           !batch->sealed && batch->used < LINGER_BYTES && !journaling->hurry &&
+           journal_fill(journaling->memory) < LINGER_FILL;
+}
 
 static void submit(struct journaling *journaling)
 {
     struct batch *batch = journaling->held ? NULL : TAILQ_FIRST(&journaling->queue);
-    bool sync = batch ? batch->sync : journaling->unsynced && journaling->degraded;
+    bool due = journaling->hurry || journaling->degraded;
 
-    if (journaling->visiting || (batch && batch->count == 0) || (!batch && !sync)) {
+    if (batch && batch->count == 0) {
+        batch = NULL;
+    }
+    bool sync = batch ? batch->sync || journaling->hurry : journaling->unsynced && due;
+    if (journaling->visiting || (!batch && !sync)) {
         return;
     }
+    if (batch && lingers(journaling, batch)) {
+        arm(journaling, SYNC_MS);
+        return;
+    }
+    journaling->hurry = false;
     journaling->visit = (struct visit){
         .work = {.run = visit_run, .done = visit_done},
         .journaling = journaling,
@@ -242,7 +282,7 @@ static void submit(struct journaling *journaling)
     };
     journaling->visiting = true;
     if (batch) {
-        batch->sealed = true;
+        batch_seal(batch);
     }
     worker_submit(&journaling->worker, &journaling->visit.work);
 }
@@ -250,6 +290,7 @@ static void submit(struct journaling *journaling)
 static void before_sleep(uv_prepare_t *prepare)
 {
     struct journaling *journaling = prepare->data;
+    journaling_express(journaling);
     if (!journaling->degraded) {
         submit(journaling);
     }
@@ -261,21 +302,12 @@ static void timer_fired(uv_timer_t *timer)
 {
     struct journaling *journaling = timer->data;
 
-    if (journaling->visiting) {
-        return;
-    }
     if (journaling->degraded) {
-        journaling->held = false;
+        journaling->held &= journaling->visiting;
         submit(journaling);
-    } else if (journaling->unsynced && TAILQ_EMPTY(&journaling->queue)) {
-        journaling->visit = (struct visit){
-            .work = {.run = visit_run, .done = visit_done},
-            .journaling = journaling,
-            .sync = true,
-            .covered = journaling->covered,
-        };
-        journaling->visiting = true;
-        worker_submit(&journaling->worker, &journaling->visit.work);
+    } else if (journaling->unsynced || !TAILQ_EMPTY(&journaling->queue)) {
+        journaling->hurry = true;
+        submit(journaling);
     }
 }
 
@@ -390,10 +422,7 @@ static void visit_done(struct work *work)
     if (batch && visit.appended) {
         TAILQ_REMOVE(&journaling->queue, batch, entry);
         journaling->queued_bytes -= batch->used;
-        batch->used = 0;
-        batch->count = 0;
-        batch->sync = false;
-        batch->sealed = false;
+        batch_clear(batch);
         if (journaling->spare) {
             batch_free(batch);
         } else {
@@ -442,10 +471,16 @@ int journaling_new(struct model *model, struct journaling **ret)
     return 0;
 }
 
-void journaling_install(struct journaling *journaling, struct journal *journal)
+void journaling_install(struct journaling *journaling, struct journal *journal,
+                        struct journal *memory)
 {
     journaling->journal = journal;
+    journaling->memory = memory;
     journaling->batch_bytes_max = journal_batch_bytes_max(journal);
+    if (memory) {
+        journaling->batch_bytes_max =
+            (uint32_t)min_u64(journaling->batch_bytes_max, journal_batch_bytes_max(memory));
+    }
 }
 
 bool journaling_has_journal(const struct journaling *journaling)
@@ -456,7 +491,11 @@ bool journaling_has_journal(const struct journaling *journaling)
 void journaling_activate(struct journaling *journaling)
 {
     struct error error;
-    int r = journal_activate(journaling->journal, &error);
+    int r = journaling->memory ? journal_activate(journaling->memory, &error) : 0;
+    if (r < 0) {
+        log_warning("memory journal: %s; it is found all the same", error.text);
+    }
+    r = journal_activate(journaling->journal, &error);
     if (r < 0) {
         log_warning("journal: %s; trying again with the first change", error.text);
     }
@@ -494,6 +533,10 @@ static void try_close(struct journaling *journaling)
 void journaling_close(struct journaling *journaling, void (*closed)(struct model *model))
 {
     /* The container has everything by now; what is still queued is covered by it. */
+    struct model *model = journaling->model;
+    if (model->memory_files.path && model->close_r == 0) {
+        (void)journal_remove(&model->memory_files, NULL); /* else the next start does */
+    }
     journaling->closing = true;
     journaling->closed = closed;
     try_close(journaling);
@@ -511,12 +554,13 @@ void journaling_free(struct journaling *journaling)
     }
     batch_free(journaling->spare);
     journal_close(journaling->journal);
+    journal_close(journaling->memory);
     free(journaling);
 }
 
 uint64_t journaling_written(const struct journaling *journaling)
 {
-    return journaling->written;
+    return max_u64(journaling->written, journaling->memory_written);
 }
 
 uint64_t journaling_durable(const struct journaling *journaling)

@@ -14,13 +14,17 @@
  */
 struct journaling;
 
+/* Of the memory journal; smaller if the journal's own are. */
+#define MEMORY_SEGMENT_BYTES (UINT64_C(8) << 20)
+
 /* Records queued in memory while the journal cannot take them; beyond, changes are refused. */
 #define JOURNALING_QUEUE_BYTES_MAX (UINT64_C(64) << 20)
 
 /* Without a journal, and until it has one it takes no records. */
 int journaling_new(struct model *model, struct journaling **ret);
-/* Takes over a journal that was created and not yet activated. */
-void journaling_install(struct journaling *journaling, struct journal *journal);
+/* Takes over a journal that was created and not yet activated, and a memory journal or NULL. */
+void journaling_install(struct journaling *journaling, struct journal *journal,
+                        struct journal *memory);
 bool journaling_has_journal(const struct journaling *journaling);
 
 /*
@@ -37,6 +41,14 @@ int journaling_reserve(struct journaling *journaling, const struct record *recor
                        struct error *error);
 /* Queues a record for which room was reserved; cannot fail. */
 void journaling_add(struct journaling *journaling, const struct record *record);
+
+/*
+ * Before the loop sleeps, and before answers are sent: what only has to outlive the process is
+ * written into the memory journal, and acknowledged.
+ */
+void journaling_express(struct journaling *journaling);
+/* Somebody waits for what is queued to be durable: it does not linger. */
+void journaling_hurry(struct journaling *journaling);
 
 /* The container has everything up to @applied_seq. */
 void journaling_covered(struct journaling *journaling, uint64_t applied_seq);

@@ -70,11 +70,18 @@ static void judge_unclean(struct model *model, const struct container_info *info
                        replayed->damage);
         start_unknown_all(model, sequence, reason);
     }
+    char reason[MODEL_REASON_BYTES_MAX + 1] =
+        "the host went down, and the drive's durability is process-crash";
+    if (!rebooted && replayed->memory_damage[0]) {
+        (void)snprintf(reason, sizeof reason,
+                       "bitmapd did not stop cleanly, the drive's durability is process-crash, and "
+                       "%.100s",
+                       replayed->memory_damage);
+    }
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
-        if (rebooted && bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
-            drive_bitmap_distrust(
-                bitmap, sequence,
-                "the host went down, and the drive's durability is process-crash");
+        if ((rebooted || replayed->memory_damage[0]) &&
+            bitmap->drive->durability == DURABILITY_PROCESS_CRASH) {
+            drive_bitmap_distrust(bitmap, sequence, reason);
         }
     }
 }

@@ -381,6 +381,11 @@ const uint8_t *model_container_uuid(const struct model *model)
     return writeback_container_uuid(model->writeback);
 }
 
+void model_express(struct model *model)
+{
+    journaling_express(model->journaling);
+}
+
 const char *model_degraded_reason(const struct model *model)
 {
     const char *reason = writeback_degraded_reason(model->writeback);
@@ -478,5 +483,6 @@ void model_free(struct model *model)
     journaling_free(model->journaling);
     free(model->container_path);
     free(model->journal_path);
+    free(model->memory_path);
     free(model);
 }

@@ -125,6 +125,7 @@ struct model_settings {
     const char *container_path;
     uint32_t cluster_bits;
     const char *journal_path; /* of the segments PATH.0 and PATH.1 */
+    const char *memory_path;  /* of the memory journal's; NULL: none.  Used only in a tmpfs(5) */
     uint64_t journal_segment_bytes;
     const char *catalog_path;
     uint32_t catalog_events;
@@ -225,6 +226,11 @@ void model_enforce_retention(struct model *model);
  */
 int model_want_deleted(struct model *model, struct drive_bitmap *bitmap, struct error *error);
 void model_want_nothing(struct model *model);
+/*
+ * To be called at the end of a turn, before its answers are sent: acknowledges what need not wait
+ * for a disk.  Waiters may be told before this returns.
+ */
+void model_express(struct model *model);
 
 /*
  * Reads the bits that the last model_commit() with -EAGAIN was in want of, on the container's

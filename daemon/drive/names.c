@@ -110,7 +110,8 @@ struct drive *model_drive_by_name(struct model *model, struct text name, struct 
 
 struct drive *model_drive_by_id(struct model *model, uint64_t id)
 {
-    struct drive key = {.id = id};
+    struct drive key; /* much larger than what is looked at */
+    key.id = id;
     return RB_FIND(drives_by_id, &model->drives, &key);
 }
 

@@ -14,6 +14,7 @@
 #include "daemon/drive/replay.h"
 
 #include "daemon/drive/record_codec.h"
+#include "proto/base/checked.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -97,6 +98,36 @@ static void lose_writers(struct model *model, bool unaccounted)
     }
 }
 
+/*
+ * What comes behind the journal.  A memory journal that is missing or damaged has had nothing but
+ * acknowledged marks of process-crash drives; one that does not fit is the whole journal's damage.
+ */
+static int replay_memory(struct replay *replay, const struct journal_replay_options *of_journal,
+                         struct journal_replay_report *journal, struct error *error)
+{
+    struct model *model = replay->model;
+    struct replay_report *report = replay->report;
+    struct journal_replay_options options = *of_journal;
+    struct journal_replay_report found = {0};
+
+    options.applied_seq = model->sequence;
+    int r = model->memory_files.path ? journal_replay(&model->memory_files, &options, replay_record,
+                                                      replay, &found, error)
+                                     : 0;
+    if (r < 0) {
+        return error_prefix(error, r, "memory journal");
+    }
+    journal->highest_seq = max_u64(journal->highest_seq, found.highest_seq);
+    if (!found.found) {
+        (void)snprintf(report->memory_damage, sizeof report->memory_damage,
+                       "the memory journal is missing");
+    } else if (found.damage[0]) {
+        (void)snprintf(report->memory_damage, sizeof report->memory_damage,
+                       "memory journal: %.200s", found.damage);
+    }
+    return 0;
+}
+
 int replay_journal(struct model *model, const struct container_info *container, bool distrust,
                    struct replay_report *ret, struct error *error)
 {
@@ -120,6 +151,9 @@ int replay_journal(struct model *model, const struct container_info *container, 
     }
     model->replaying = true;
     int r = journal_replay(&model->journal_files, &options, replay_record, &replay, &found, &why);
+    if (r == 0 && found.memory && !found.damage[0]) {
+        r = replay_memory(&replay, &options, &found, &why);
+    }
     model->replaying = false;
     lose_writers(model, true);
     ret->elapsed_ns = uv_hrtime() - started;

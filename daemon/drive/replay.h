@@ -11,8 +11,9 @@ struct replay_report {
     uint64_t dirtied;     /* granules, of all bitmaps, that those made dirty */
     uint64_t highest_seq; /* seen in any batch, replayed or not */
     uint64_t elapsed_ns;
-    bool stale;       /* the container is older than the journal beside it: put back from a copy */
-    bool foreign;     /* there are files of another container's journal */
+    bool stale;   /* the container is older than the journal beside it: put back from a copy */
+    bool foreign; /* there are files of another container's journal */
+    char memory_damage[256]; /* why marks that outlive a process only may be lost; "" */
     char damage[256]; /* why the journal cannot vouch for what was recorded; "" when it does */
 };
 

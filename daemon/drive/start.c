@@ -184,13 +184,17 @@ int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned 
     bool made;
 
     if (!model || !(model->container_path = strdup(settings->container_path)) ||
-        !(model->journal_path = strdup(settings->journal_path))) {
+        !(model->journal_path = strdup(settings->journal_path)) ||
+        (settings->memory_path &&
+         settings->files->in_memory(settings->files, settings->memory_path) &&
+         !(model->memory_path = strdup(settings->memory_path)))) {
         return error_set(error, -ENOMEM, "out of memory");
     }
     model->loop = loop;
     model->settings = *settings;
     model->settings.container_path = model->container_path;
     model->settings.journal_path = model->journal_path;
+    model->settings.memory_path = model->memory_path;
     RB_INIT(&model->drives);
     RB_INIT(&model->drive_names);
     RB_INIT(&model->bitmaps);
@@ -203,7 +207,10 @@ int model_open(uv_loop_t *loop, const struct model_settings *settings, unsigned 
     }
     unions_init(model);
     memcpy(model->boot_id.bytes, settings->boot_id, sizeof model->boot_id.bytes);
-    model->journal_files = (struct journal_files){settings->files, model->journal_path};
+    model->journal_files = (struct journal_files){settings->files, model->journal_path, false};
+    if (model->memory_path) {
+        model->memory_files = (struct journal_files){settings->files, model->memory_path, false};
+    }
 
     int r = open_file(model, &file, &made, error);
     if (r == 0) {
@@ -236,6 +243,7 @@ void model_configure(struct model *model, const struct model_settings *settings)
     memcpy(model->settings.boot_id, old.boot_id, sizeof old.boot_id);
     model->settings.container_path = old.container_path;
     model->settings.journal_path = old.journal_path;
+    model->settings.memory_path = old.memory_path;
     model->settings.journal_segment_bytes = old.journal_segment_bytes;
     model->settings.catalog_path = NULL; /* the history has its own */
     model->settings.cluster_bits = old.cluster_bits;

@@ -169,7 +169,7 @@ static void job_failed(struct writeback *writeback, uint64_t sequence, const str
 static void take_journal(struct writeback *writeback, struct writeback_job *job)
 {
     if (job->journal) {
-        journaling_install(writeback->model->journaling, STEAL(job->journal));
+        journaling_install(writeback->model->journaling, STEAL(job->journal), STEAL(job->memory));
     }
 }
 

@@ -6,6 +6,7 @@
  * thread then works on nothing but the job and the container.
  */
 #include "daemon/drive/writeback_job.h"
+#include "daemon/drive/journaling.h"
 
 #include "proto/base/checked.h"
 
@@ -137,6 +138,14 @@ static int make_journal(struct writeback_job *job)
 
     container_get_info(job->container, &info);
     memcpy(container.bytes, info.uuid.bytes, sizeof container.bytes);
+    if (job->memory_files.path &&
+        journal_create(&job->memory_files, &container, &job->instance,
+                       min_u64(job->journal_segment_bytes, MEMORY_SEGMENT_BYTES), &job->memory,
+                       &job->journal_error) < 0) {
+        /* Nothing depends on it until the journal's headers tell of it. */
+        (void)journal_remove(&job->memory_files, NULL);
+    }
+    job->journal_files.memory = job->memory != NULL;
     return journal_create(&job->journal_files, &container, &job->instance,
                           job->journal_segment_bytes, &job->journal, &job->error);
 }
@@ -146,6 +155,11 @@ static void end_journal(struct writeback_job *job)
 {
     char suffix[48];
 
+    bool served =
+        job->journal_duty == JOB_JOURNAL_REMOVE || job->journal_duty == JOB_JOURNAL_SET_ASIDE;
+    if (served && job->memory_files.path) {
+        (void)journal_remove(&job->memory_files, NULL); /* or the next one takes their place */
+    }
     if (job->journal_duty == JOB_JOURNAL_REMOVE) {
         (void)journal_remove(&job->journal_files, &job->journal_error);
     } else if (job->journal_duty == JOB_JOURNAL_SET_ASIDE) {
@@ -198,6 +212,7 @@ void writeback_job_free(struct writeback_job *job)
     free(job->removed);
     free(job->state);
     journal_close(job->journal);
+    journal_close(job->memory);
     free(job);
 }
 
@@ -263,6 +278,7 @@ int writeback_job_new(struct model *model, bool clean, struct writeback_job **re
         job->removed[i++] = bitmap->id;
     }
     job->journal_files = model->journal_files;
+    job->memory_files = model->memory_files;
     job->journal_segment_bytes = model->settings.journal_segment_bytes;
     job->instance = model->instance;
     int r = state_encode(model, &job->state, &job->state_bytes);

@@ -39,10 +39,11 @@ struct writeback_job {
     size_t state_bytes;
     struct container_commit_options options;
     enum job_journal journal_duty;
-    struct journal_files journal_files;
+    struct journal_files journal_files, memory_files;
     struct journal_id instance; /* that the commit names */
     uint64_t journal_segment_bytes;
-    struct journal *journal; /* made; owned until somebody takes it */
+    /* Made; owned until somebody takes it.  @memory is NULL where there is none. */
+    struct journal *journal, *memory;
     int r;
     struct error error;
     struct error journal_error; /* files that could not be removed or set aside; "" */

@@ -13,19 +13,25 @@
  * Segment header (the whole block):
  *
  *     0  u8[8]   magic "bmapdjnl"
- *     8  u32     version: 1
+ *     8  u32     version: 1, or 2 when flags are not 0
  *    12  u32     CRC of the 4096 bytes
  *    16  u8[16]  UUID of the container
  *    32  u8[16]  journal instance
  *    48  u64     length of the segment in bytes, with this block
  *    56  u32     index of the segment: 0 or 1
- *    60  zero up to byte 4096
+ *    60  u32     flags: bit 0 MEMORY, there is a memory journal beside this one; others are 0
+ *    64  zero up to byte 4096
  *
  * It is written once, together with zeros over the rest of the file, synced
  * before the container names the instance, and never written again: reuse of
  * a segment leaves it alone.  So no crash can hurt it, and a segment of the named
  * instance that is missing, shorter than its header says, or without a sound
  * header is damage.
+ *
+ * A memory journal is one of the same container and instance, in the same format, in files that
+ * outlive the process and not the host.  It has records that this one does not have yet, on which
+ * acknowledgements at "written" rest; in between it may skip what this one has.  It is replayed
+ * behind this one, from where this one ends.  Durable, in its watermarks, is what was written here.
  *
  * Batch:
  *
@@ -72,7 +78,8 @@
  * it, whose header CRC is right and whose version is greater than its own.  A
  * version of 0 is damage.
  */
-#define JOURNAL_FORMAT_VERSION 1u
+#define JOURNAL_FORMAT_VERSION 1u /* of batches, and of segments without flags */
+#define JOURNAL_VERSION_FLAGS  2u
 
 #define SEGMENT_MAGIC          0
 #define SEGMENT_VERSION        8
@@ -81,6 +88,8 @@
 #define SEGMENT_INSTANCE       32
 #define SEGMENT_LENGTH         48
 #define SEGMENT_INDEX          56
+#define SEGMENT_FLAGS          60
+#define SEGMENT_FLAG_MEMORY    (1u << 0)
 
 #define BATCH_MAGIC            0
 #define BATCH_VERSION          8

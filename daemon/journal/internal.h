@@ -30,6 +30,7 @@ struct journal_segment_header {
     struct journal_id container, instance;
     uint64_t segment_bytes;
     uint32_t index;
+    bool memory; /* there is a memory journal beside it */
 };
 
 void journal_segment_header_build(const struct journal_segment_header *header,
@@ -125,6 +126,7 @@ struct journal_scan {
     size_t count, capacity;
     struct journal_window window;
     unsigned sound;   /* bit per segment of which a sound header was found */
+    bool memory;      /* … and one of them tells of a memory journal */
     bool other;       /* a final name has a segment of another instance of the container */
     bool foreign;     /* a name has a segment of another container */
     char damage[256]; /* the first that was met; "" if none */

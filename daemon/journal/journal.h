@@ -48,6 +48,8 @@ struct journal_id {
 struct journal_files {
     struct file_system *system;
     const char *path;
+    bool
+        memory; /* for journal_create(): a memory journal is beside it, and is replayed behind it */
 };
 
 #define JOURNAL_NAME_0     "0"
@@ -74,7 +76,8 @@ struct journal_whose {
 };
 
 struct journal_replay_report {
-    bool found; /* at least one segment of the instance is there and sound */
+    bool found;  /* at least one segment of the instance is there and sound */
+    bool memory; /* … and says that a memory journal has what comes behind */
     struct journal_whose whose;
     uint64_t records;     /* replayed */
     uint64_t last_seq;    /* of the last one replayed; applied_seq if none */

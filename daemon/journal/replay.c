@@ -172,6 +172,7 @@ static int replay_run(struct replay *replay, const struct journal_files *files,
     }
     judge(replay, &report);
     report.found = replay->scan.sound != 0;
+    report.memory = replay->scan.memory;
     report.whose = whose(&replay->scan);
     report.records = replay->records;
     report.last_seq = replay->last_seq;

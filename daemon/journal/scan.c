@@ -178,6 +178,7 @@ static int source_open(struct journal_scan *scan, struct journal_source *source,
                                          &words)) {
     case JOURNAL_SEGMENT_SOUND:
         scan->sound |= 1u << header.index;
+        scan->memory |= header.memory;
         if (size < header.segment_bytes) {
             journal_scan_damage(scan,
                                 "journal segment %s: found %" PRIu64 " bytes, expected %" PRIu64,

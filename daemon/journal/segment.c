@@ -47,7 +47,9 @@ void journal_segment_header_build(const struct journal_segment_header *header,
 {
     memset(block, 0, JOURNAL_BLOCK_BYTES);
     memcpy(block + SEGMENT_MAGIC, SEGMENT_MAGIC_VALUE, JOURNAL_MAGIC_BYTES);
-    store_le32(block + SEGMENT_VERSION, JOURNAL_FORMAT_VERSION);
+    store_le32(block + SEGMENT_VERSION,
+               header->memory ? JOURNAL_VERSION_FLAGS : JOURNAL_FORMAT_VERSION);
+    store_le32(block + SEGMENT_FLAGS, header->memory ? SEGMENT_FLAG_MEMORY : 0);
     memcpy(block + SEGMENT_CONTAINER, header->container.bytes, sizeof header->container.bytes);
     memcpy(block + SEGMENT_INSTANCE, header->instance.bytes, sizeof header->instance.bytes);
     store_le64(block + SEGMENT_LENGTH, header->segment_bytes);
@@ -76,7 +78,7 @@ enum journal_segment_verdict journal_segment_header_parse(const uint8_t block[JO
                                                           struct error *error)
 {
     struct journal_segment_header header;
-    uint32_t version, crc;
+    uint32_t version, flags, crc;
 
     if (memcmp(block + SEGMENT_MAGIC, SEGMENT_MAGIC_VALUE, JOURNAL_MAGIC_BYTES) != 0) {
         error_set(error, -EBADMSG, "header, magic: found other bytes, expected \"%s\"",
@@ -98,14 +100,19 @@ enum journal_segment_verdict journal_segment_header_parse(const uint8_t block[JO
         return JOURNAL_SEGMENT_OTHER;
     }
     version = load_le32(block + SEGMENT_VERSION);
-    if (version > JOURNAL_FORMAT_VERSION) {
+    if (version > JOURNAL_VERSION_FLAGS) {
         error_set(error, -ENOTSUP, "header, version: found %" PRIu32 ", expected at most %u",
-                  version, JOURNAL_FORMAT_VERSION);
+                  version, JOURNAL_VERSION_FLAGS);
         return JOURNAL_SEGMENT_NEWER;
     }
-    if (version != JOURNAL_FORMAT_VERSION) {
-        return broken(error, "version", version, "1");
+    if (version == 0) {
+        return broken(error, "version", version, "1 or 2");
     }
+    flags = load_le32(block + SEGMENT_FLAGS);
+    if (flags != (version == JOURNAL_VERSION_FLAGS ? SEGMENT_FLAG_MEMORY : 0)) {
+        return broken(error, "flags", flags, version == JOURNAL_VERSION_FLAGS ? "1" : "0");
+    }
+    header.memory = flags & SEGMENT_FLAG_MEMORY;
     header.segment_bytes = load_le64(block + SEGMENT_LENGTH);
     header.index = load_le32(block + SEGMENT_INDEX);
     if (!segment_bytes_good(header.segment_bytes)) {
@@ -147,6 +154,7 @@ static int segment_create(struct journal *journal, unsigned index, const uint8_t
             .instance = journal->instance,
             .segment_bytes = journal->segment_bytes,
             .index = index,
+            .memory = journal->files.memory,
         },
         block);
     r = file_write(segment->file, block, sizeof block, 0);

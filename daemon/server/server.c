@@ -23,10 +23,15 @@ static void before_sleep(uv_prepare_t *prepare)
     struct server *server = prepare->data;
     struct session *session;
 
+    /* A session that goes on after a pause may take more requests, which may be done at once. */
+    model_express(server->model);
     while ((session = TAILQ_FIRST(&server->unsent))) {
         TAILQ_REMOVE(&server->unsent, session, unsent_entry);
         session->in_unsent = false;
         session_flush(session);
+        if (TAILQ_EMPTY(&server->unsent)) {
+            model_express(server->model);
+        }
     }
 }
 

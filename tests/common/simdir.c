@@ -336,6 +336,12 @@ static int fs_sync_directory(struct file_system *files, const char *path)
     return course == COURSE_DO ? 0 : course == COURSE_FAIL ? dir->fail_error : -EIO;
 }
 
+static bool fs_in_memory(struct file_system *files, const char *path)
+{
+    (void)files;
+    return simdir_is_memory(path);
+}
+
 struct simdir *simdir_new(uint64_t seed)
 {
     struct simdir *dir = simdir_must(calloc(1, sizeof *dir));
@@ -346,6 +352,7 @@ struct simdir *simdir_new(uint64_t seed)
         .rename = fs_rename,
         .unlink = fs_unlink,
         .sync_directory = fs_sync_directory,
+        .in_memory = fs_in_memory,
     };
     return dir;
 }

@@ -4,6 +4,8 @@
 
 #include "tests/common/simdisk.h"
 
+#include <string.h>
+
 /*
  * A directory of simulated disks, one per file, that lose power together:
  * behind the vtables of daemon/base/file.h.
@@ -16,6 +18,13 @@
 struct simdir;
 
 #define SIMDIR_FILES_MAX 16u
+
+/* Names that begin like this are in memory: they go when the power does. */
+#define SIMDIR_MEMORY "m/"
+static inline bool simdir_is_memory(const char *name)
+{
+    return strncmp(name, SIMDIR_MEMORY, sizeof SIMDIR_MEMORY - 1) == 0;
+}
 
 struct simdir *simdir_new(uint64_t seed);
 void simdir_free(struct simdir *dir); /* takes NULL; the files opened from it must be closed */

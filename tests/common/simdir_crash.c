@@ -52,7 +52,8 @@ static void copy_entries(struct simdir *after, struct entries *to, const struct 
                          const struct entries *from, enum simdir_fate fate)
 {
     for (unsigned i = 0; i < SIMDIR_FILES_MAX; i++) {
-        if (from->entry[i].name[0]) {
+        bool lost = !simdir_fate_is_kill(fate) && simdir_is_memory(from->entry[i].name);
+        if (from->entry[i].name[0] && !lost) {
             to->entry[i] = from->entry[i];
             to->entry[i].node = copy_node(after, dir, from->entry[i].node, fate);
         }

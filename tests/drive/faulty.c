@@ -130,11 +130,18 @@ static int faulty_sync_directory(struct file_system *files, const char *path)
     return file_system_posix.sync_directory(&file_system_posix, path);
 }
 
+static bool faulty_in_memory(struct file_system *files, const char *path)
+{
+    (void)files;
+    return file_system_posix.in_memory(&file_system_posix, path);
+}
+
 struct file_system faulty_files = {
     .open = faulty_open,
     .rename = faulty_rename,
     .unlink = faulty_unlink,
     .sync_directory = faulty_sync_directory,
+    .in_memory = faulty_in_memory,
 };
 
 void faulty_reads_fail_of(int error, const void *bytes, size_t length)

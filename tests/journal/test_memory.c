@@ -80,7 +80,7 @@ static unsigned life(const char *path)
     struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(2), 0};
     struct journal_id container = test_id(TEST_CONTAINER), new = test_id(2);
     struct journal_replay_report report;
-    struct journal_files files = {&file_system_posix, path};
+    struct journal_files files = {.system = &file_system_posix, .path = path};
     struct journal *journal = NULL;
     struct error error = {.text = ""};
     unsigned ran_out = 0;

@@ -54,7 +54,7 @@ static struct journal_replay_report replay(uint64_t number, uint64_t applied)
 {
     struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(number), applied};
     struct journal_replay_report report;
-    struct journal_files files = {&file_system_posix, path};
+    struct journal_files files = {.system = &file_system_posix, .path = path};
     struct error error;
     uint64_t records = 0;
 
@@ -67,7 +67,7 @@ static void test_starts(void **state)
 {
     struct journal_id container = test_id(TEST_CONTAINER);
     struct journal_replay_report report;
-    struct journal_files files = {&file_system_posix, path};
+    struct journal_files files = {.system = &file_system_posix, .path = path};
     struct journal *journal = NULL;
     struct error error;
     struct stat st;
@@ -118,7 +118,7 @@ static void test_strange_files(void **state)
     struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(1), 0};
     struct journal_id container = test_id(TEST_CONTAINER), instance = test_id(9);
     struct journal_replay_report report;
-    struct journal_files files = {&file_system_posix, path};
+    struct journal_files files = {.system = &file_system_posix, .path = path};
     struct journal *journal = NULL;
     uint64_t records = 0;
     struct error error;
