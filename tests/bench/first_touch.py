@@ -115,7 +115,7 @@ def group(bench, name, peer, cells, pattern, block, depth):
     taken = {cell[0]: [] for cell in cells}
     for i in range(bench.touch_repetitions):
         turn = cells if i % 2 == 0 else cells[::-1]
-        first = i * len(turn) // max(bench.touch_repetitions, 1)
+        first = i * len(turn) // bench.touch_repetitions
         for row, served, state in turn[first:] + turn[:first]:
             served.make(state)
             taken[row].append(fio(served, pattern, block, depth, bench.touch_ms))
@@ -132,7 +132,7 @@ def run(bench):
     if not bench.wants("first-touch"):
         return
     need_programs()
-    bench.touch_repetitions = 1 if bench.quick else 5
+    bench.touch_repetitions = 1 if bench.quick else 4
     bench.touch_ms = 150 if bench.quick else 500
     daemon = bench.daemon("touch")
     peer = Served(bench, "file")
