@@ -287,15 +287,29 @@ static void test_versions(void **state)
 
     (void)state;
     memcpy(saved, block, sizeof saved);
-    store_le32(block + SEGMENT_VERSION, 2);
+    store_le32(block + SEGMENT_VERSION, 3);
     seal_segment(block);
     assert_int_equal(test_replay(dir, 1, 0, &report, &error), -ENOTSUP);
-    assert_non_null(strstr(error.text, "found 2, expected at most 1"));
+    assert_non_null(strstr(error.text, "found 3, expected at most 2"));
     store_le32(block + SEGMENT_VERSION, 0);
     seal_segment(block);
     assert_string_not_equal(replay(dir, 0).damage, "");
+    /* Flags and their version go together. */
+    static const struct {
+        uint32_t version, flags;
+        bool sound;
+    } flagged[] = {{1, 0, true}, {2, 1, true}, {1, 1, false}, {2, 0, false}, {2, 3, false}};
+    for (size_t i = 0; i < sizeof flagged / sizeof flagged[0]; i++) {
+        store_le32(block + SEGMENT_VERSION, flagged[i].version);
+        store_le32(block + SEGMENT_FLAGS, flagged[i].flags);
+        seal_segment(block);
+        report = replay(dir, 0);
+        assert_int_equal(report.damage[0] == '\0', flagged[i].sound);
+        assert_int_equal(report.memory, flagged[i].sound && flagged[i].flags == 1);
+    }
     /* Of an instance that the container does not name: nobody's. */
-    store_le32(block + SEGMENT_VERSION, 2);
+    store_le32(block + SEGMENT_VERSION, 3);
+    store_le32(block + SEGMENT_FLAGS, 0);
     memcpy(block + SEGMENT_INSTANCE, new.bytes, sizeof new.bytes);
     seal_segment(block);
     assert_non_null(strstr(replay(dir, 0).damage, "segment 1"));

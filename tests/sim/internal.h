@@ -133,7 +133,7 @@ struct trial {
     struct process process;
     uint64_t random;
     uint8_t outages; /* of power, since the workload */
-    bool damaged;
+    bool damaged, memory_damaged;
     unsigned depth;
     const char *how; /* the last crash */
     struct prefix prefix;

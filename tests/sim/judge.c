@@ -158,6 +158,10 @@ static void judge_model(struct trial *trial, struct model *model)
         if (!world_drive(model, d)) {
             continue;
         }
+        if (trial->memory_damaged) {
+            /* It had nothing that was acknowledged but marks of the other drive. */
+            trial->prefix.low = d == 0 ? trial->world->acked_durable : trial->world->acked_written;
+        }
         for (unsigned b = 0; b < BITMAPS; b++) {
             const struct drive_bitmap *bitmap = world_bitmap(model, d, b);
             if (bitmap) {
@@ -271,10 +275,15 @@ void world_judge(const struct world *world, struct simdir *after, enum simdir_fa
     judge(&trial, after);
 }
 
-void world_judge_damaged(const struct world *world, struct simdir *after, uint64_t seed)
+void world_judge_damaged(const struct world *world, struct simdir *after, bool memory,
+                         uint64_t seed)
 {
-    struct trial trial = {
-        .world = world, .random = seed, .damaged = true, .depth = 1, .how = "damaged"};
+    struct trial trial = {.world = world,
+                          .random = seed,
+                          .damaged = true,
+                          .memory_damaged = memory,
+                          .depth = 1,
+                          .how = memory ? "memory damaged" : "damaged"};
 
     judge(&trial, after);
 }

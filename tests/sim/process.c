@@ -32,7 +32,7 @@ void process_init(struct process *process, struct simdir *dir, uint32_t cluster_
                 .container_path = "c/c",
                 .cluster_bits = cluster_bits,
                 .journal_path = "j/j",
-                .memory_path = simdisk_random(&random) % 3 ? SIMDIR_MEMORY "m" : NULL,
+                .memory_path = SIMDIR_MEMORY "m",
                 .journal_segment_bytes = SEGMENT_BYTES,
                 .flush_interval_ns = UINT64_C(5000000000),
                 .flush_dirty_limit = UINT64_MAX,

@@ -228,10 +228,15 @@ static void damage_is_a_verdict(void **state)
         for (unsigned turn = 0; turn < 60; turn++) {
             world_run(&world, 8);
             struct simdir *after = simdir_crash(world.process.dir, SIMDIR_KILL, turn);
-            const char *name = simdir_name(after, (unsigned)(simdisk_random(&random) % 3));
+            unsigned names = 0;
+            while (simdir_name(after, names)) {
+                names++;
+            }
+            const char *name = simdir_name(after, (unsigned)(simdisk_random(&random) % names));
+            bool memory = simdir_is_memory(name);
             uint64_t size;
             uint8_t *bytes = simdisk_bytes(simdir_disk(after, name), &size);
-            switch (simdisk_random(&random) % 4) {
+            switch (simdisk_random(&random) % (memory ? 2 : 4)) {
             case 0:
                 simdir_cut(after, name, simdisk_random(&random) % size);
                 break;
@@ -252,7 +257,7 @@ static void damage_is_a_verdict(void **state)
                 }
                 break;
             }
-            world_judge_damaged(&world, after, simdisk_random(&random));
+            world_judge_damaged(&world, after, memory, simdisk_random(&random));
             if (turn % 8 == 0) {
                 simdir_free(earlier);
                 earlier = simdir_crash(world.process.dir, SIMDIR_KILL, turn);
@@ -288,7 +293,7 @@ static void a_container_put_back_is_a_verdict(void **state)
         }
         struct simdir *after = simdir_crash(later.process.dir, SIMDIR_KILL, i);
         simdir_put_back(after, earlier, "c/c");
-        world_judge_damaged(&later, after, seed + i);
+        world_judge_damaged(&later, after, false, seed + i);
         simdir_free(earlier);
         world_kill(&later);
     }
@@ -331,11 +336,12 @@ static bool start_with_faults(const struct world *before, uint64_t call, uint64_
         assert_int_equal(after.refused, 0);
         world_settle(&after);
         /* What could not be read is unknown. */
-        world_judge_damaged(&after, simdir_crash(after.process.dir, SIMDIR_DROP, call), call);
+        world_judge_damaged(&after, simdir_crash(after.process.dir, SIMDIR_DROP, call), false,
+                            call);
         process = after.process;
     }
     simdir_fail_at(process.dir, UINT64_MAX / 2, 1, -EIO);
-    world_judge_damaged(before, simdir_crash(process.dir, SIMDIR_KILL, call), call);
+    world_judge_damaged(before, simdir_crash(process.dir, SIMDIR_KILL, call), false, call);
     if (r == 0) {
         after.process = process;
         world_kill(&after);

@@ -362,6 +362,10 @@ void world_init(struct world *world, uint32_t cluster_bits, uint64_t seed)
     TAILQ_INIT(&world->maps);
     TAILQ_INIT(&world->fetches);
     process_init(&world->process, simdir_new(seed), cluster_bits, seed);
+    if (seed % 3 == 0) {
+        /* Whoever starts after it has one. */
+        world->process.settings.memory_path = NULL;
+    }
     world->may_continue = world_below(world, 4) == 0;
 }
 

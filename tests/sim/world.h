@@ -195,7 +195,9 @@ void world_notice(struct world *world);
 void world_judge(const struct world *world, struct simdir *after, enum simdir_fate fate,
                  uint64_t seed);
 /* The same where the directory was damaged besides: refusing to start is right too, and unknown. */
-void world_judge_damaged(const struct world *world, struct simdir *after, uint64_t seed);
+/* @memory: what is damaged is the memory journal, and nothing else. */
+void world_judge_damaged(const struct world *world, struct simdir *after, bool memory,
+                         uint64_t seed);
 
 /* A client of a daemon that runs already: what is there counts as acknowledged. */
 void world_adopt(struct world *world, const struct process *process);
