@@ -205,17 +205,40 @@ def readiness_and_stopping():
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         listener.bind(scratch.path + "/notify")
         listener.settimeout(20)
-        environment = dict(os.environ, NOTIFY_SOCKET=scratch.path + "/notify")
+        environment = dict(os.environ, NOTIFY_SOCKET=scratch.path + "/notify",
+                           WATCHDOG_USEC="200000")
+        environment.pop("WATCHDOG_PID", None)
         process = subprocess.Popen([BITMAPD, "--state-dir", scratch.path], env=environment,
                                    stderr=subprocess.DEVNULL)
-        assert b"READY=1" in listener.recv(4096)
+        told = []
+
+        def wait_for(words):
+            while words not in (told[-1] if told else ""):
+                told.append(listener.recv(4096).decode())
+
+        wait_for("READY=1")
+        assert "Tracking: 0 drives" in told[-1], told
         # Ready means that it listens and answers.
         client = Client(scratch.path + "/bitmapd.sock")
         client.must(DRIVE_ADD, drive_add("d", MIB))
         assert {"bitmapd.sock", "bitmaps.qcow2", "journal.0", "journal.1"} <= \
             set(os.listdir(scratch.path))
+        # The watchdog, at half its interval; a change of the status is told once.
+        wait_for("Tracking: 1 drives")
+        beats = told.count("WATCHDOG=1")
+        wait_for("WATCHDOG=1")
+        assert beats < 50, told
+        client.must(RELOAD)
+        wait_for("RELOADING=1")
+        assert "MONOTONIC_USEC=" in told[-1], told
+        wait_for("READY=1")
+        assert "Tracking" not in told[-1]
+        process.send_signal(signal.SIGHUP)
+        wait_for("RELOADING=1")
+        wait_for("READY=1")
         process.terminate()
-        assert b"STOPPING=1" in listener.recv(4096)
+        wait_for("STOPPING=1")
+        assert not os.path.exists(scratch.path + "/bitmapd.sock")
         assert process.wait(20) == 0
         assert not os.path.exists(scratch.path + "/bitmapd.sock")
 
