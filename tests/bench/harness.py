@@ -47,10 +47,16 @@ class Bench(contextlib.ExitStack):
         super().__enter__()
         self.directory = tempfile.mkdtemp(prefix="bitmapd-bench-", dir=os.environ.get("BENCH_DIR"))
         self.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.memory = tempfile.mkdtemp(prefix="bitmapd-bench-", dir="/dev/shm")
+        self.callback(shutil.rmtree, self.memory, ignore_errors=True)
         return self
 
     def path(self, name):
         return os.path.join(self.directory, name)
+
+    def memory_path(self, name):
+        """Of a daemon's memory journal."""
+        return os.path.join(self.memory, name)
 
     def tool(self, name):
         return os.path.join(self.build, {
@@ -113,8 +119,9 @@ class Bench(contextlib.ExitStack):
         wait_until(is_ready, f"{name} is ready")
         return process
 
-    def daemon(self, name="bitmapd", *options, config=None):
-        return Daemon(self, name, options, config)
+    def daemon(self, name="bitmapd", *options, journal="", config=""):
+        """@journal: lines for that section; @config: more sections."""
+        return Daemon(self, name, options, journal, config)
 
     def load(self, protocol, socket, clients=1, depth=1, ranges=1, first=0, ms=None, **more):
         command = [self.tool("load"), "--protocol", protocol, "--socket", socket,
@@ -134,24 +141,27 @@ class Bench(contextlib.ExitStack):
 class Daemon:
     """A bitmapd of its own, in its own directory."""
 
-    def __init__(self, bench, name, options, config):
+    def __init__(self, bench, name, options, journal, config):
         self.bench = bench
         self.name = name
         self.directory = bench.path(name)
         os.makedirs(self.directory, exist_ok=True)
         self.socket = os.path.join(self.directory, "bitmapd.sock")
-        self.options = list(options)
-        if config:
-            path = os.path.join(self.directory, "bitmapd.yaml")
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(config)
-            self.options += ["--config", path]
+        # As installed: the state on a disk, what belongs to a run in a tmpfs.
+        path = os.path.join(self.directory, "bitmapd.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"socket: {{path: {self.socket}}}\n"
+                       f"container: {{path: {self.directory}/bitmaps.qcow2}}\n"
+                       f"catalog: {{path: {self.directory}/catalog.sqlite3}}\n"
+                       f"journal:\n  path: {self.directory}/journal\n"
+                       f"  memory_path: {bench.memory_path(name)}\n{journal}{config}")
+        self.options = ["--config", path, *options]
         self.start()
 
     def start(self):
         self.process = self.bench.start(
             self.name,
-            [self.bench.tool("bitmapd"), "--state-dir", self.directory, *self.options],
+            [self.bench.tool("bitmapd"), *self.options],
             lambda: self.ctl("status", check=False).returncode == 0)
 
     def stop(self):
