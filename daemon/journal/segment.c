@@ -235,6 +235,7 @@ int journal_create(const struct journal_files *files, const struct journal_id *c
     journal->segment_bytes = segment_bytes;
     journal->state = JOURNAL_GOOD;
     TAILQ_INIT(&journal->pending);
+    TAILQ_INIT(&journal->spares);
 
     for (unsigned i = 0; i < JOURNAL_SEGMENTS; i++) {
         r = segment_create(journal, i, zeros, error);
@@ -274,6 +275,7 @@ void journal_close(struct journal *journal)
     if (!journal) {
         return;
     }
+    TAILQ_CONCAT(&journal->pending, &journal->spares, link);
     while (!TAILQ_EMPTY(&journal->pending)) {
         struct journal_pending *pending = TAILQ_FIRST(&journal->pending);
         TAILQ_REMOVE(&journal->pending, pending, link);
