@@ -12,7 +12,9 @@ import os
 import sys
 
 import harness
+import rows_maps
 import rows_marks
+import rows_storage
 
 
 def main():
@@ -24,7 +26,7 @@ def main():
     arguments = parser.parse_args()
 
     with harness.Bench(arguments.build, arguments.quick, arguments.only) as bench:
-        for rows in (rows_marks,):
+        for rows in (rows_marks, rows_storage, rows_maps):
             rows.run(bench)
         path = os.path.abspath(arguments.json or os.path.join(bench.build, "bench.json"))
         with open(path, "w", encoding="utf-8") as file:
