@@ -36,13 +36,13 @@ class StorageDaemon:
     def pid(self):
         return self.process.popen.pid
 
-    def command(self, name, **arguments):
-        words = {"execute": name} | ({"arguments": arguments} if arguments else {})
+    def command(self, verb, **arguments):
+        words = {"execute": verb} | ({"arguments": arguments} if arguments else {})
         self.socket.sendall(json.dumps(words).encode() + b"\n")
         while True:
             answer = json.loads(self.lines.readline())
             if "error" in answer:
-                raise AssertionError(f"{name}: {answer['error']}")
+                raise AssertionError(f"{verb}: {answer['error']}")
             if "return" in answer:
                 return answer["return"]
 
