@@ -14,6 +14,8 @@ import sys
 import harness
 import rows_maps
 import rows_marks
+import rows_memory
+import rows_scale
 import rows_storage
 
 
@@ -26,7 +28,7 @@ def main():
     arguments = parser.parse_args()
 
     with harness.Bench(arguments.build, arguments.quick, arguments.only) as bench:
-        for rows in (rows_marks, rows_storage, rows_maps):
+        for rows in (rows_marks, rows_storage, rows_maps, rows_scale, rows_memory):
             rows.run(bench)
         path = os.path.abspath(arguments.json or os.path.join(bench.build, "bench.json"))
         with open(path, "w", encoding="utf-8") as file:
