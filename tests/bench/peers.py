@@ -111,8 +111,9 @@ def fill_table(file, table, entries, content):
 
 
 def serve_bitmap(bench, name, image, bitmap):
-    """The URI of an export with the bitmap's context."""
+    """The URI of an export with the bitmap's context, and the server, which locks the image."""
     path = bench.path(f"{name}.nbd")
-    bench.start(name, ["qemu-nbd", "-r", "-t", "-e", "8", "-f", "qcow2", "-B", bitmap, "-k", path,
-                       image], lambda: os.path.exists(path))
-    return f"nbd+unix:///?socket={path}"
+    process = bench.start(name, [
+        "qemu-nbd", "-r", "-t", "-e", "8", "-f", "qcow2", "-B", bitmap, "-k", path, image],
+                          lambda: os.path.exists(path))
+    return f"nbd+unix:///?socket={path}", process

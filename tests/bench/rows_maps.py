@@ -42,7 +42,7 @@ def map_rows(bench):
     daemon.probe("stripes", drive, 1, 0, 2 * GRANULE, GRANULE, EXTENTS)
     image = bench.path("million.qcow2")
     peers.make_image(image, 16 * TIB, {"b": b"\x55" * (EXTENTS * 2 // 8)})
-    uri = peers.serve_bitmap(bench, "million", image, "b")
+    uri, server = peers.serve_bitmap(bench, "million", image, "b")
 
     def binary():
         result = daemon.probe("map", "map0/b")
@@ -53,6 +53,7 @@ def map_rows(bench):
               "nbdinfo --totals", 10, smaller=True)
     bench.row("map/1M/text", "ms", lambda: bitmapctl(daemon, "map0/b"), lambda: nbdinfo(uri, "b"),
               "nbdinfo --map", 4, smaller=True)
+    server.end()
     daemon.stop()
 
 
@@ -62,8 +63,9 @@ def large_map_rows(bench):
     assert all(result["runs"] > 0.99 * (1 << 27) for result in results), results
     theirs = []
     if not bench.quick and bench.wants("map/128M/binary"):
-        uri = peers.serve_bitmap(bench, "dense", dense_image(bench)[0], "b")
+        uri, server = peers.serve_bitmap(bench, "dense", dense_image(bench)[0], "b")
         theirs = [nbdinfo(uri, "b", "--totals")] * len(results)
+        server.end()
     bench.add("map/128M/binary", "ms", [result["ms"] for result in results], theirs,
               "nbdinfo --totals", smaller=True)
     bench.add("map/128M/client-memory", "bytes", [result["rss_bytes"] for result in results])

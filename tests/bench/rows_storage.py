@@ -35,7 +35,7 @@ ONLY_ASKED = """flush:
   dirty_limit: 4G
 """
 LARGE_JOURNAL = """journal:
-  segment_size: 256M
+  segment_size: 128M
 """
 
 
