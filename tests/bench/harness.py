@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -130,6 +131,12 @@ class Bench(contextlib.ExitStack):
         """What the verb of bench_probe prints; @socket: of a daemon, if it needs one."""
         return run_json([self.tool("probe"), verb, *map(str, arguments)],
                         env=os.environ | ({"BITMAPD_SOCKET": socket} if socket else {}))
+
+
+def accepts(path):
+    """Whether a server listens there already; its socket is in the file system before it does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
 
 
 def run_json(command, env=None):

@@ -8,11 +8,10 @@ also beside a key of redis with as many bits, and a bitmap of QEMU's.
 or in runs of 100.  Both make nearly every chunk dense, which is 2 MiB a drive.
 """
 
-import os
 import socket
 
 import peers
-from harness import KIB, MIB, TIB, rss_bytes
+from harness import accepts, KIB, MIB, TIB, rss_bytes
 from rows_scale import NEVER
 from rows_storage import CHUNKS, CHUNK_BYTES, GRANULE, dense_image
 
@@ -29,7 +28,7 @@ def redis_bytes(bench):
     path = bench.path("redis-memory.sock")
     pid = bench.start("redis-memory", [
         "redis-server", "--port", "0", "--unixsocket", path, "--dir", bench.directory, "--save", ""
-    ], lambda: os.path.exists(path)).popen.pid
+    ], lambda: accepts(path)).popen.pid
     before = rss_bytes(pid)
     redis_setbit(path, DENSE)
     return (rss_bytes(pid) - before) / DENSE

@@ -24,7 +24,7 @@ plus one, beside none, plus one; and beside those of a redis.
 import os
 import time
 
-from harness import GIB, MIB, TIB
+from harness import accepts, GIB, MIB, TIB
 from rows_storage import CHUNKS, CHUNK_BYTES, GRANULE, LARGE_JOURNAL
 
 SHAPE = {"clients": 4, "depth": 64}
@@ -199,7 +199,7 @@ def idle_rows(bench):
     socket = bench.path("redis-idle.sock")
     redis = bench.start("redis-idle", [
         "redis-server", "--port", "0", "--unixsocket", socket, "--dir", bench.directory,
-        "--save", ""], lambda: os.path.exists(socket)).popen.pid
+        "--save", ""], lambda: accepts(socket)).popen.pid
     time.sleep(1.5)
     pids = (daemon.process.popen.pid, redis)
     before = [switches(pid) for pid in pids]

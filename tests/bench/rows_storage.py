@@ -24,7 +24,7 @@ import re
 import shutil
 
 import peers
-from harness import KIB, MIB, TIB, timed, wait_until
+from harness import accepts, KIB, MIB, TIB, timed, wait_until
 
 MARKS = 1000000
 GRANULE = 64 * KIB
@@ -150,7 +150,7 @@ def redis_loads(bench, times):
                "--auto-aof-rewrite-percentage", "0"]
     found = []
     for i in range(times + 1):
-        process = bench.start("redis-aof", command, lambda: os.path.exists(socket))
+        process = bench.start("redis-aof", command, lambda: accepts(socket))
         wait_until(lambda p=process: "ready to accept" in p.text(), "redis has loaded its AOF")
         if i == 0:
             bench.load("redis", socket, depth=250, marks=MARKS)
