@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -130,12 +131,27 @@ class Bench(contextlib.ExitStack):
         if "marks" not in more:
             command += ["--ms", str(ms or self.cell_ms)]
         for key, value in more.items():
-            command += [f"--{key.replace('_', '-')}", str(value)]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                timeout=300, check=False)
-        if result.returncode != 0:
-            raise AssertionError(f"{' '.join(command)}: {result.stderr}")
-        return json.loads(result.stdout)
+            command += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        return run_json(command)
+
+    def probe(self, verb, *arguments, socket=None):
+        """What the verb of bench_probe prints; @socket: of a daemon, if it needs one."""
+        return run_json([self.tool("probe"), verb, *map(str, arguments)],
+                        env=os.environ | ({"BITMAPD_SOCKET": socket} if socket else {}))
+
+
+def accepts(path):
+    """Whether a server listens there already; its socket is in the file system before it does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
+
+
+def run_json(command, env=None):
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=env, timeout=300, check=False)
+    if result.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: {result.stderr}")
+    return json.loads(result.stdout)
 
 
 class Daemon:
@@ -160,9 +176,17 @@ class Daemon:
 
     def start(self):
         self.process = self.bench.start(
-            self.name,
-            [self.bench.tool("bitmapd"), *self.options],
-            lambda: self.ctl("status", check=False).returncode == 0)
+            self.name, self.command(), lambda: self.ctl("status", check=False).returncode == 0)
+
+    def command(self):
+        return [self.bench.tool("bitmapd"), *self.options]
+
+    def probe(self, verb, *arguments):
+        return self.bench.probe(verb, *arguments, socket=self.socket)
+
+    def timed_start(self):
+        """Of a stopped one: milliseconds until it is ready, then until it has ended."""
+        return self.bench.probe("start", self.bench.path("notify.sock"), *self.command())
 
     def stop(self):
         self.process.stop()
@@ -191,6 +215,11 @@ class Daemon:
         with open(f"/proc/{self.process.popen.pid}/stat", encoding="ascii") as file:
             fields = file.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def written_bytes(self):
+        """By write(2) and its like, since its start."""
+        with open(f"/proc/{self.process.popen.pid}/io", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("wchar:"))
 
     def rss_bytes(self):
         return rss_bytes(self.process.popen.pid)
