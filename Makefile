@@ -10,7 +10,7 @@ CMAKE_QUIET = --log-level=WARNING
 .NOTPARALLEL:
 # CMake runs make in turn; which directory that is in is of no interest.
 MAKEFLAGS += --no-print-directory
-.PHONY: all build build-asan build-fuzz test fuzz tsan coverage soak demo install deb deps
+.PHONY: all build build-asan build-fuzz test fuzz tsan coverage soak bench bench-quick demo install deb deps
 all: build
 
 # Packages from Debian; nothing to do when they are there.
@@ -67,6 +67,15 @@ coverage: deps
 # Hours: millions of crash states, every kill and fault, the mutations.  What it says is kept.
 soak: build
 	@ctest --preset dev -C soak -L soak --verbose -O build/soak.log
+
+# bitmapd beside redis, QEMU and the bare disk; the last line is the path of the rows as JSON.
+# A few of them only: tests/bench/bench.py build-release ROW-PREFIX ….
+BENCH_TARGETS = bitmapd bitmapctl bench_load bench_reference bench_probe
+bench bench-quick:
+	@./packaging/install-build-deps --bench
+	@cmake --preset release $(CMAKE_QUIET)
+	@cmake --build --preset release -j $(JOBS) --target $(BENCH_TARGETS)
+	@./tests/bench/bench.py $(if $(filter bench-quick,$@),--quick) build-release
 
 demo: build
 	@./packaging/demo build

@@ -129,12 +129,11 @@ void bitmap_clear_all(struct bitmap *bitmap, uint64_t version);
 bool bitmap_test_all(const struct bitmap *bitmap, uint64_t offset, uint64_t length);
 
 /*
- * The same, in chunks whose version is at most @version: such a range is
- * already dirty in what a watermark covers ("One order of changes", rule 2 in
- * ARCHITECTURE.md).
+ * The same; raises *version to the highest of the chunks that were looked at.  A range that is
+ * dirty in a version which a watermark covers is so wherever that watermark holds.
  */
-bool bitmap_test_all_since(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
-                           uint64_t version);
+bool bitmap_test_all_version(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
+                             uint64_t *version);
 
 /* Dirty granules in all, from the cached counts: O(1). */
 uint64_t bitmap_count(const struct bitmap *bitmap);

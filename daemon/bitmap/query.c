@@ -41,16 +41,16 @@ bool bitmap_test_all(const struct bitmap *bitmap, uint64_t offset, uint64_t leng
     return granules_find(bitmap, first, end, false) == end;
 }
 
-bool bitmap_test_all_since(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
-                           uint64_t version)
+bool bitmap_test_all_version(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
+                             uint64_t *version)
 {
     uint64_t first, end;
     granules_touched(bitmap, offset, length, &first, &end);
 
     while (first < end) {
         struct chunk_part part = part_at(bitmap, first, end);
-        if (bitmap->table[part.chunk].version > version ||
-            part_find(bitmap, &part, false) < part.to) {
+        *version = max_u64(*version, bitmap->table[part.chunk].version);
+        if (part_find(bitmap, &part, false) < part.to) {
             return false;
         }
         first = part_end(bitmap, &part);

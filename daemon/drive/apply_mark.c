@@ -66,10 +66,12 @@ void apply_mark(struct model *model, const struct record *record, struct prepare
     model->marks += record->ranges_count;
 }
 
-/* Whether every range is dirty already wherever it would be recorded, by records up to @sequence.
+/*
+ * Whether every range is dirty already wherever it would be recorded; by records up to *version
+ * then.
  */
 static bool mark_changes_nothing(const struct drive *drive, const struct range *ranges,
-                                 uint32_t count, uint64_t sequence)
+                                 uint32_t count, uint64_t *version)
 {
     if (drive->ungapped > 0 || drive->evidence) {
         return false;
@@ -77,8 +79,8 @@ static bool mark_changes_nothing(const struct drive *drive, const struct range *
     const struct drive_bitmap *bitmap;
     TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
         for (uint32_t i = 0; i < count; i++) {
-            if (!bitmap_test_all_since(bitmap->bits, ranges[i].offset, ranges[i].length,
-                                       sequence)) {
+            if (!bitmap_test_all_version(bitmap->bits, ranges[i].offset, ranges[i].length,
+                                         version)) {
                 return false;
             }
         }
@@ -112,17 +114,15 @@ int drive_mark(struct model *model, struct drive *drive, const struct range *ran
     if (r < 0) {
         return r;
     }
-    prefetch(drive, ranges, count);
-    uint64_t stored = ack_watermark(model, drive_ack_level(drive));
-    if (mark_changes_nothing(drive, ranges, count, stored)) {
-        model->marks += count;
-        *ret_sequence = 0;
-        return 0;
+    if (count > 1) {
+        prefetch(drive, ranges, count);
     }
-    if (mark_changes_nothing(drive, ranges, count, UINT64_MAX)) {
+    uint64_t version = 0;
+    if (mark_changes_nothing(drive, ranges, count, &version)) {
         model->marks += count;
-        /* No record; but what made it dirty is still on its way. */
-        *ret_sequence = model->sequence;
+        /* No record; but what made it dirty may still be on its way. */
+        *ret_sequence =
+            version <= ack_watermark(model, drive_ack_level(drive)) ? 0 : model->sequence;
         return 0;
     }
     r = model_commit(model, &record, error);

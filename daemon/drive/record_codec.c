@@ -24,6 +24,34 @@
 #define FIXED_BYTES      32u
 #define RANGE_BYTES      16u
 
+/*
+ * Marks, of which there are many, have their ranges in 8 bytes each where all of them fit: the
+ * first sector of 512 bytes in 44 bits (8 PiB), then their number in 20 (512 MiB).  The
+ * granularity, which no mark has, says so.
+ */
+#define SECTOR_BYTES       512u
+#define PACKED_BYTES       8u
+#define PACKED_COUNT_BITS  20
+#define PACKED_FIRST_MAX   ((UINT64_C(1) << (64 - PACKED_COUNT_BITS)) - 1)
+#define PACKED_COUNT_MAX   ((UINT64_C(1) << PACKED_COUNT_BITS) - 1)
+#define PACKED_GRANULARITY SECTOR_BYTES
+
+static bool packs(const struct record *record)
+{
+    if (record->type != RECORD_MARK) {
+        return false;
+    }
+    for (uint32_t i = 0; i < record->ranges_count; i++) {
+        struct range range = record->ranges[i];
+        if ((range.offset | range.length) % SECTOR_BYTES != 0 ||
+            range.offset / SECTOR_BYTES > PACKED_FIRST_MAX ||
+            range.length / SECTOR_BYTES > PACKED_COUNT_MAX) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool has_request(const struct record *record)
 {
     static const struct request_id none;
@@ -48,7 +76,8 @@ size_t record_encoded_bytes(const struct record *record)
     return FIXED_BYTES + tail_bytes(record) +
            (has_identity(record) ? 4 + record->identity.bytes + record->evidence.bytes : 0) +
            (has_request(record) ? sizeof record->request.bytes : 0) + 2 + record->name.bytes + 2 +
-           record->path.bytes + 4 + (size_t)record->ranges_count * RANGE_BYTES + 4 +
+           record->path.bytes + 4 +
+           (size_t)record->ranges_count * (packs(record) ? PACKED_BYTES : RANGE_BYTES) + 4 +
            (size_t)record->carried_count * RANGE_BYTES + 4 + (size_t)record->sources_count * 8;
 }
 
@@ -72,9 +101,20 @@ static uint8_t *put_ranges(uint8_t *p, const struct range *ranges, uint32_t coun
     return p;
 }
 
+static uint8_t *put_packed(uint8_t *p, const struct range *ranges, uint32_t count)
+{
+    store_le32(p, count);
+    p += 4;
+    for (uint32_t i = 0; i < count; i++, p += PACKED_BYTES) {
+        store_le64(p, ranges[i].offset / SECTOR_BYTES << PACKED_COUNT_BITS |
+                          ranges[i].length / SECTOR_BYTES);
+    }
+    return p;
+}
+
 void record_encode(const struct record *record, uint8_t *buffer)
 {
-    bool request = has_request(record);
+    bool request = has_request(record), packed = packs(record);
     uint8_t *p = buffer;
 
     p[0] = (uint8_t)record->type;
@@ -86,7 +126,7 @@ void record_encode(const struct record *record, uint8_t *buffer)
                      (has_identity(record) ? FLAG_IDENTITY : 0));
     p[2] = (uint8_t)record->durability;
     p[3] = (uint8_t)record->untracked;
-    store_le32(p + 4, record->granularity);
+    store_le32(p + 4, packed ? PACKED_GRANULARITY : record->granularity);
     store_le64(p + 8, record->drive);
     store_le64(p + 16, record->bitmap);
     store_le64(p + 24, record->size);
@@ -101,7 +141,8 @@ void record_encode(const struct record *record, uint8_t *buffer)
         p = put_text(p, record->identity);
         p = put_text(p, record->evidence);
     }
-    p = put_ranges(p, record->ranges, record->ranges_count);
+    p = packed ? put_packed(p, record->ranges, record->ranges_count)
+               : put_ranges(p, record->ranges, record->ranges_count);
     p = put_ranges(p, record->carried, record->carried_count);
     store_le32(p, record->sources_count);
     p += 4;
@@ -154,10 +195,10 @@ static int take_count(struct reader *reader, size_t element_bytes, uint32_t *ret
     return 0;
 }
 
-static int take_ranges(struct reader *reader, struct range **ret, uint32_t *ret_count)
+static int take_ranges(struct reader *reader, bool packed, struct range **ret, uint32_t *ret_count)
 {
     uint32_t count;
-    int r = take_count(reader, RANGE_BYTES, &count);
+    int r = take_count(reader, packed ? PACKED_BYTES : RANGE_BYTES, &count);
     if (r < 0 || count == 0) {
         return r;
     }
@@ -166,6 +207,12 @@ static int take_ranges(struct reader *reader, struct range **ret, uint32_t *ret_
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < count; i++) {
+        if (packed) {
+            uint64_t word = load_le64(take(reader, PACKED_BYTES));
+            ranges[i] = (struct range){(word >> PACKED_COUNT_BITS) * SECTOR_BYTES,
+                                       (word & PACKED_COUNT_MAX) * SECTOR_BYTES};
+            continue;
+        }
         const uint8_t *p = take(reader, RANGE_BYTES);
         ranges[i] = (struct range){load_le64(p), load_le64(p + 8)};
     }
@@ -241,9 +288,13 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
          (!take_text(&reader, &record->identity) || !take_text(&reader, &record->evidence)))) {
         return error_set(error, -EBADMSG, "a record ends inside its names");
     }
-    int r = take_ranges(&reader, &decoded.ranges, &record->ranges_count);
+    bool packed = record->type == RECORD_MARK && record->granularity == PACKED_GRANULARITY;
+    if (packed) {
+        record->granularity = 0;
+    }
+    int r = take_ranges(&reader, packed, &decoded.ranges, &record->ranges_count);
     if (r == 0) {
-        r = take_ranges(&reader, &decoded.carried, &record->carried_count);
+        r = take_ranges(&reader, false, &decoded.carried, &record->carried_count);
     }
     if (r == 0) {
         r = take_sources(&reader, &decoded.sources, &record->sources_count);

@@ -41,7 +41,7 @@ void journal_batch_header_build(const struct journal_batch *batch,
 {
     memset(bytes, 0, BATCH_HEADER_BYTES);
     memcpy(bytes + BATCH_MAGIC, BATCH_MAGIC_VALUE, JOURNAL_MAGIC_BYTES);
-    store_le32(bytes + BATCH_VERSION, JOURNAL_FORMAT_VERSION);
+    store_le32(bytes + BATCH_VERSION, JOURNAL_BATCH_VERSION);
     memcpy(bytes + BATCH_CONTAINER, container->bytes, sizeof container->bytes);
     memcpy(bytes + BATCH_INSTANCE, instance->bytes, sizeof instance->bytes);
     store_le64(bytes + BATCH_FIRST_SEQ, batch->first_seq);
@@ -74,12 +74,12 @@ journal_batch_header_parse(const uint8_t header[BATCH_HEADER_BYTES], uint64_t ro
         return JOURNAL_BATCH_NONE;
     }
     version = load_le32(header + BATCH_VERSION);
-    if (version > JOURNAL_FORMAT_VERSION) {
+    if (version > JOURNAL_BATCH_VERSION) {
         error_set(error, -ENOTSUP, "version: found %" PRIu32 ", expected at most %u", version,
-                  JOURNAL_FORMAT_VERSION);
+                  JOURNAL_BATCH_VERSION);
         return JOURNAL_BATCH_NEWER;
     }
-    if (version != JOURNAL_FORMAT_VERSION) {
+    if (version != JOURNAL_BATCH_VERSION) {
         return malformed(error, "version", version, "1");
     }
 

@@ -13,7 +13,7 @@
  * Segment header (the whole block):
  *
  *     0  u8[8]   magic "bmapdjnl"
- *     8  u32     version: 1, or 2 when flags are not 0
+ *     8  u32     version: 2; a segment of version 1 has no flags
  *    12  u32     CRC of the 4096 bytes
  *    16  u8[16]  UUID of the container
  *    32  u8[16]  journal instance
@@ -78,38 +78,38 @@
  * it, whose header CRC is right and whose version is greater than its own.  A
  * version of 0 is damage.
  */
-#define JOURNAL_FORMAT_VERSION 1u /* of batches, and of segments without flags */
-#define JOURNAL_VERSION_FLAGS  2u
+#define JOURNAL_BATCH_VERSION   1u
+#define JOURNAL_SEGMENT_VERSION 2u /* also: marks may be packed (record_codec.c) */
 
-#define SEGMENT_MAGIC          0
-#define SEGMENT_VERSION        8
-#define SEGMENT_CRC            12
-#define SEGMENT_CONTAINER      16
-#define SEGMENT_INSTANCE       32
-#define SEGMENT_LENGTH         48
-#define SEGMENT_INDEX          56
-#define SEGMENT_FLAGS          60
-#define SEGMENT_FLAG_MEMORY    (1u << 0)
+#define SEGMENT_MAGIC           0
+#define SEGMENT_VERSION         8
+#define SEGMENT_CRC             12
+#define SEGMENT_CONTAINER       16
+#define SEGMENT_INSTANCE        32
+#define SEGMENT_LENGTH          48
+#define SEGMENT_INDEX           56
+#define SEGMENT_FLAGS           60
+#define SEGMENT_FLAG_MEMORY     (1u << 0)
 
-#define BATCH_MAGIC            0
-#define BATCH_VERSION          8
-#define BATCH_CRC              12
-#define BATCH_CONTAINER        16
-#define BATCH_INSTANCE         32
-#define BATCH_FIRST_SEQ        48
-#define BATCH_COUNT            56
-#define BATCH_LENGTH           60
-#define BATCH_WATERMARK        64
-#define BATCH_RECORDS_CRC      72
-#define BATCH_ZERO             76
-#define BATCH_HEADER_BYTES     80u
+#define BATCH_MAGIC             0
+#define BATCH_VERSION           8
+#define BATCH_CRC               12
+#define BATCH_CONTAINER         16
+#define BATCH_INSTANCE          32
+#define BATCH_FIRST_SEQ         48
+#define BATCH_COUNT             56
+#define BATCH_LENGTH            60
+#define BATCH_WATERMARK         64
+#define BATCH_RECORDS_CRC       72
+#define BATCH_ZERO              76
+#define BATCH_HEADER_BYTES      80u
 
-#define SEGMENT_MAGIC_VALUE    "bmapdjnl" /* 8 bytes, without the NUL */
-#define BATCH_MAGIC_VALUE      "bmapdbat"
-#define JOURNAL_MAGIC_BYTES    8u
+#define SEGMENT_MAGIC_VALUE     "bmapdjnl" /* 8 bytes, without the NUL */
+#define BATCH_MAGIC_VALUE       "bmapdbat"
+#define JOURNAL_MAGIC_BYTES     8u
 
-#define RECORD_LENGTH_BYTES    4u /* JOURNAL_RECORD_FRAME_BYTES to callers */
+#define RECORD_LENGTH_BYTES     4u /* JOURNAL_RECORD_FRAME_BYTES to callers */
 
-#define JOURNAL_SEQ_MAX        ((UINT64_C(1) << 63) - 1)
+#define JOURNAL_SEQ_MAX         ((UINT64_C(1) << 63) - 1)
 
 #endif

@@ -155,8 +155,13 @@ struct journal_pending {
     TAILQ_ENTRY(journal_pending) link;
     struct journal_batch batch;
     uint32_t bytes_length; /* padded */
-    uint8_t *bytes;        /* JOURNAL_BLOCK_BYTES-aligned */
+    uint32_t capacity;
+    uint8_t *bytes; /* JOURNAL_BLOCK_BYTES-aligned */
 };
+
+/* Kept for the batches to come, so that a stream of them allocates nothing. */
+#define JOURNAL_SPARES      4u
+#define JOURNAL_SPARE_BYTES (UINT32_C(256) << 10) /* of each, at most */
 
 TAILQ_HEAD(journal_pending_list, journal_pending);
 
@@ -187,7 +192,9 @@ struct journal {
     unsigned active;
     enum journal_state state;
     struct journal_pending_list pending; /* by sequence; all in the active segment */
-    uint64_t last_seq;                   /* of the last batch that was taken; 0: none yet */
+    struct journal_pending_list spares;  /* used before, and to be used again */
+    unsigned spares_count;
+    uint64_t last_seq; /* of the last batch that was taken; 0: none yet */
     uint64_t written, durable, applied;
     /* The batch whose append failed after it had been taken, so that its repetition is known. */
     bool repeatable;

@@ -47,8 +47,7 @@ void journal_segment_header_build(const struct journal_segment_header *header,
 {
     memset(block, 0, JOURNAL_BLOCK_BYTES);
     memcpy(block + SEGMENT_MAGIC, SEGMENT_MAGIC_VALUE, JOURNAL_MAGIC_BYTES);
-    store_le32(block + SEGMENT_VERSION,
-               header->memory ? JOURNAL_VERSION_FLAGS : JOURNAL_FORMAT_VERSION);
+    store_le32(block + SEGMENT_VERSION, JOURNAL_SEGMENT_VERSION);
     store_le32(block + SEGMENT_FLAGS, header->memory ? SEGMENT_FLAG_MEMORY : 0);
     memcpy(block + SEGMENT_CONTAINER, header->container.bytes, sizeof header->container.bytes);
     memcpy(block + SEGMENT_INSTANCE, header->instance.bytes, sizeof header->instance.bytes);
@@ -100,17 +99,17 @@ enum journal_segment_verdict journal_segment_header_parse(const uint8_t block[JO
         return JOURNAL_SEGMENT_OTHER;
     }
     version = load_le32(block + SEGMENT_VERSION);
-    if (version > JOURNAL_VERSION_FLAGS) {
+    if (version > JOURNAL_SEGMENT_VERSION) {
         error_set(error, -ENOTSUP, "header, version: found %" PRIu32 ", expected at most %u",
-                  version, JOURNAL_VERSION_FLAGS);
+                  version, JOURNAL_SEGMENT_VERSION);
         return JOURNAL_SEGMENT_NEWER;
     }
     if (version == 0) {
         return broken(error, "version", version, "1 or 2");
     }
     flags = load_le32(block + SEGMENT_FLAGS);
-    if (flags != (version == JOURNAL_VERSION_FLAGS ? SEGMENT_FLAG_MEMORY : 0)) {
-        return broken(error, "flags", flags, version == JOURNAL_VERSION_FLAGS ? "1" : "0");
+    if (flags & ~SEGMENT_FLAG_MEMORY || (flags && version < JOURNAL_SEGMENT_VERSION)) {
+        return broken(error, "flags", flags, version < JOURNAL_SEGMENT_VERSION ? "0" : "0 or 1");
     }
     header.memory = flags & SEGMENT_FLAG_MEMORY;
     header.segment_bytes = load_le64(block + SEGMENT_LENGTH);
@@ -236,6 +235,7 @@ int journal_create(const struct journal_files *files, const struct journal_id *c
     journal->segment_bytes = segment_bytes;
     journal->state = JOURNAL_GOOD;
     TAILQ_INIT(&journal->pending);
+    TAILQ_INIT(&journal->spares);
 
     for (unsigned i = 0; i < JOURNAL_SEGMENTS; i++) {
         r = segment_create(journal, i, zeros, error);
@@ -275,6 +275,7 @@ void journal_close(struct journal *journal)
     if (!journal) {
         return;
     }
+    TAILQ_CONCAT(&journal->pending, &journal->spares, link);
     while (!TAILQ_EMPTY(&journal->pending)) {
         struct journal_pending *pending = TAILQ_FIRST(&journal->pending);
         TAILQ_REMOVE(&journal->pending, pending, link);

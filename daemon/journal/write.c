@@ -34,6 +34,39 @@ void journal_pending_free(struct journal_pending *pending)
     }
 }
 
+static void pending_put_back(struct journal *journal, struct journal_pending *pending)
+{
+    if (journal->spares_count == JOURNAL_SPARES || pending->capacity > JOURNAL_SPARE_BYTES) {
+        journal_pending_free(pending);
+        return;
+    }
+    TAILQ_INSERT_HEAD(&journal->spares, pending, link);
+    journal->spares_count++;
+}
+
+/* One with room for @length bytes; the batch is the caller's to fill.  NULL: no memory. */
+static struct journal_pending *pending_get(struct journal *journal, uint32_t length)
+{
+    struct journal_pending *pending = TAILQ_FIRST(&journal->spares);
+
+    if (pending) {
+        TAILQ_REMOVE(&journal->spares, pending, link);
+        journal->spares_count--;
+    } else {
+        pending = calloc(1, sizeof *pending);
+    }
+    if (pending && pending->capacity < length) {
+        free(pending->bytes);
+        pending->capacity = length;
+        pending->bytes = aligned_alloc(JOURNAL_BLOCK_BYTES, length);
+        if (!pending->bytes) {
+            free(pending);
+            return NULL;
+        }
+    }
+    return pending;
+}
+
 /* Forgets the batches up to @sequence: they are safe elsewhere. */
 static void pending_drop(struct journal *journal, uint64_t sequence)
 {
@@ -41,7 +74,7 @@ static void pending_drop(struct journal *journal, uint64_t sequence)
 
     while ((pending = TAILQ_FIRST(&journal->pending)) && pending->batch.last_seq <= sequence) {
         TAILQ_REMOVE(&journal->pending, pending, link);
-        journal_pending_free(pending);
+        pending_put_back(journal, pending);
     }
 }
 
@@ -170,7 +203,7 @@ static int records_measure(const struct journal *journal, const struct journal_r
     return 0;
 }
 
-static int pending_new(const struct journal *journal, uint64_t first_seq,
+static int pending_new(struct journal *journal, uint64_t first_seq,
                        const struct journal_record *records, uint32_t count,
                        struct journal_pending **ret, struct error *error)
 {
@@ -183,15 +216,11 @@ static int pending_new(const struct journal *journal, uint64_t first_seq,
     if (r < 0) {
         return r;
     }
-    pending = calloc(1, sizeof *pending);
+    pending = pending_get(journal, journal_batch_padded_bytes(length));
     if (!pending) {
         return error_set_errno(error, -ENOMEM, "cannot make a batch of %" PRIu32 " bytes", length);
     }
     pending->bytes_length = journal_batch_padded_bytes(length);
-    pending->bytes = aligned_alloc(JOURNAL_BLOCK_BYTES, pending->bytes_length);
-    if (!pending->bytes) {
-        return error_set_errno(error, -ENOMEM, "cannot make a batch of %" PRIu32 " bytes", length);
-    }
     at = pending->bytes + BATCH_HEADER_BYTES;
     for (uint32_t i = 0; i < count; i++) {
         store_le32(at, records[i].length);

@@ -11,8 +11,13 @@ import json
 import os
 import sys
 
+import first_touch
 import harness
+import rows_maps
 import rows_marks
+import rows_memory
+import rows_scale
+import rows_storage
 
 
 def main():
@@ -24,7 +29,7 @@ def main():
     arguments = parser.parse_args()
 
     with harness.Bench(arguments.build, arguments.quick, arguments.only) as bench:
-        for rows in (rows_marks,):
+        for rows in (rows_marks, rows_storage, rows_maps, rows_scale, rows_memory, first_touch):
             rows.run(bench)
         path = os.path.abspath(arguments.json or os.path.join(bench.build, "bench.json"))
         with open(path, "w", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -47,10 +48,16 @@ class Bench(contextlib.ExitStack):
         super().__enter__()
         self.directory = tempfile.mkdtemp(prefix="bitmapd-bench-", dir=os.environ.get("BENCH_DIR"))
         self.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.memory = tempfile.mkdtemp(prefix="bitmapd-bench-", dir="/dev/shm")
+        self.callback(shutil.rmtree, self.memory, ignore_errors=True)
         return self
 
     def path(self, name):
         return os.path.join(self.directory, name)
+
+    def memory_path(self, name):
+        """Of a daemon's memory journal."""
+        return os.path.join(self.memory, name)
 
     def tool(self, name):
         return os.path.join(self.build, {
@@ -113,8 +120,9 @@ class Bench(contextlib.ExitStack):
         wait_until(is_ready, f"{name} is ready")
         return process
 
-    def daemon(self, name="bitmapd", *options, config=None):
-        return Daemon(self, name, options, config)
+    def daemon(self, name="bitmapd", *options, journal="", config=""):
+        """@journal: lines for that section; @config: more sections."""
+        return Daemon(self, name, options, journal, config)
 
     def load(self, protocol, socket, clients=1, depth=1, ranges=1, first=0, ms=None, **more):
         command = [self.tool("load"), "--protocol", protocol, "--socket", socket,
@@ -123,36 +131,62 @@ class Bench(contextlib.ExitStack):
         if "marks" not in more:
             command += ["--ms", str(ms or self.cell_ms)]
         for key, value in more.items():
-            command += [f"--{key.replace('_', '-')}", str(value)]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                timeout=300, check=False)
-        if result.returncode != 0:
-            raise AssertionError(f"{' '.join(command)}: {result.stderr}")
-        return json.loads(result.stdout)
+            command += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        return run_json(command)
+
+    def probe(self, verb, *arguments, socket=None):
+        """What the verb of bench_probe prints; @socket: of a daemon, if it needs one."""
+        return run_json([self.tool("probe"), verb, *map(str, arguments)],
+                        env=os.environ | ({"BITMAPD_SOCKET": socket} if socket else {}))
+
+
+def accepts(path):
+    """Whether a server listens there already; its socket is in the file system before it does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
+
+
+def run_json(command, env=None):
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=env, timeout=300, check=False)
+    if result.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: {result.stderr}")
+    return json.loads(result.stdout)
 
 
 class Daemon:
     """A bitmapd of its own, in its own directory."""
 
-    def __init__(self, bench, name, options, config):
+    def __init__(self, bench, name, options, journal, config):
         self.bench = bench
         self.name = name
         self.directory = bench.path(name)
         os.makedirs(self.directory, exist_ok=True)
         self.socket = os.path.join(self.directory, "bitmapd.sock")
-        self.options = list(options)
-        if config:
-            path = os.path.join(self.directory, "bitmapd.yaml")
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(config)
-            self.options += ["--config", path]
+        # As installed: the state on a disk, what belongs to a run in a tmpfs.
+        path = os.path.join(self.directory, "bitmapd.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"socket: {{path: {self.socket}}}\n"
+                       f"container: {{path: {self.directory}/bitmaps.qcow2}}\n"
+                       f"catalog: {{path: {self.directory}/catalog.sqlite3}}\n"
+                       f"journal:\n  path: {self.directory}/journal\n"
+                       f"  memory_path: {bench.memory_path(name)}\n{journal}{config}")
+        self.options = ["--config", path, *options]
         self.start()
 
     def start(self):
         self.process = self.bench.start(
-            self.name,
-            [self.bench.tool("bitmapd"), "--state-dir", self.directory, *self.options],
-            lambda: self.ctl("status", check=False).returncode == 0)
+            self.name, self.command(), lambda: self.ctl("status", check=False).returncode == 0)
+
+    def command(self):
+        return [self.bench.tool("bitmapd"), *self.options]
+
+    def probe(self, verb, *arguments):
+        return self.bench.probe(verb, *arguments, socket=self.socket)
+
+    def timed_start(self):
+        """Of a stopped one: milliseconds until it is ready, then until it has ended."""
+        return self.bench.probe("start", self.bench.path("notify.sock"), *self.command())
 
     def stop(self):
         self.process.stop()
@@ -181,6 +215,11 @@ class Daemon:
         with open(f"/proc/{self.process.popen.pid}/stat", encoding="ascii") as file:
             fields = file.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def written_bytes(self):
+        """By write(2) and its like, since its start."""
+        with open(f"/proc/{self.process.popen.pid}/io", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("wchar:"))
 
     def rss_bytes(self):
         return rss_bytes(self.process.popen.pid)

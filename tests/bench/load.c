@@ -78,27 +78,25 @@ static struct options {
     uint32_t clients, depth, ranges;
     uint64_t first, marks;
     uint64_t duration_ns;
-    uint64_t window; /* bits come from so many; they repeat after that */
-    uint64_t drive;  /* id; the drives are this one and those after it */
+    uint32_t bits_log2; /* of a drive, at most 28 */
+    bool half;          /* only bits that have 64 set in their number */
+    uint64_t window;    /* bits come from so many; they repeat after that */
+    uint64_t drive;     /* id; the drives are this one and those after it */
     uint32_t drives;
     uint64_t gap_ns; /* between a client's requests */
-} options = {.clients = 1,
-             .depth = 1,
-             .ranges = 1,
-             .window = UINT64_C(1) << BITS_LOG2,
-             .drive = 1,
-             .drives = 1};
+} options = {
+    .clients = 1, .depth = 1, .ranges = 1, .bits_log2 = BITS_LOG2, .drive = 1, .drives = 1};
 
-/* A permutation of 2^28 numbers: each step can be undone. */
+/* A permutation of the numbers of all bits: each step can be undone. */
 static uint64_t permute(uint64_t n)
 {
-    const uint64_t mask = (UINT64_C(1) << BITS_LOG2) - 1;
+    const uint64_t mask = (UINT64_C(1) << options.bits_log2) - 1;
     n &= mask;
     n = (n * UINT64_C(0x9e3779b1)) & mask;
     n ^= n >> 15;
     n = (n * UINT64_C(0x85ebca77)) & mask;
     n ^= n >> 13;
-    return n;
+    return options.half ? (n & ~UINT64_C(63)) << 1 | 64 | (n & 63) : n;
 }
 
 /* ---- redis ---- */
@@ -158,6 +156,9 @@ static void reference_check(const uint8_t *reply)
 static size_t bitmapd_encode(uint8_t *p, const uint64_t *bits, uint32_t count)
 {
     static uint64_t cookie;
+    if (cookie == 0) {
+        cookie = options.first / options.ranges; /* drives take turns across runs as well */
+    }
     struct frame frame = {.operation = OPERATION_MARK,
                           .cookie = ++cookie,
                           .payload_bytes = 8 + 8 + 4 + count * WIRE_RANGE_BYTES};
@@ -445,6 +446,8 @@ int main(int argc, char **argv)
         {"drive", required_argument, NULL, 'i'},
         {"drives", required_argument, NULL, 'n'},
         {"gap-us", required_argument, NULL, 'g'},
+        {"bits-log2", required_argument, NULL, 'b'},
+        {"half", no_argument, NULL, 'h'},
         {0},
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -489,18 +492,30 @@ int main(int argc, char **argv)
         case 'g':
             options.gap_ns = number(optarg) * 1000;
             break;
+        case 'b':
+            options.bits_log2 = (uint32_t)number(optarg);
+            break;
+        case 'h':
+            options.half = true;
+            break;
         default:
             return 2;
         }
     }
+    if (options.bits_log2 == 0 || options.bits_log2 > BITS_LOG2) {
+        fail("a drive has 1 to %d bits, as a power of two", BITS_LOG2);
+    }
+    if (options.window == 0) {
+        options.window = UINT64_C(1) << options.bits_log2;
+    }
     if (!options.protocol || !options.socket || options.clients == 0 ||
         options.clients > CLIENTS_MAX || options.depth == 0 || options.depth > DEPTH_MAX ||
         options.ranges == 0 || options.depth % options.ranges != 0 ||
-        (options.ranges > 1 && !options.protocol->frames) || options.window == 0 ||
-        options.drives == 0 || (options.marks == 0 && options.duration_ns == 0)) {
+        (options.ranges > 1 && !options.protocol->frames) || options.drives == 0 ||
+        (options.marks == 0 && options.duration_ns == 0)) {
         fail("usage: load --protocol redis|reference|bitmapd --socket PATH --ms N | --marks N\n"
              "  [--clients C] [--depth P] [--ranges N] [--first N] [--window N]\n"
-             "  [--drive ID] [--drives N] [--gap-us N]");
+             "  [--drive ID] [--drives N] [--gap-us N] [--bits-log2 N] [--half]");
     }
     run();
     return 0;

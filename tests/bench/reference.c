@@ -6,12 +6,15 @@
  * clients that never stop reading.
  *
  * With --log FILE a turn's new bits are written and synced before their
- * answers leave; --thread has a second thread do that while the loop gathers.
+ * answers leave; with --thread a second thread does that while the loop
+ * gathers, with --uring the kernel (one O_DIRECT write with RWF_DSYNC).
  */
 #include "proto/base/endian.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/io_uring.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,7 +23,9 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -47,7 +52,8 @@ static int log_fd = -1;
 static uint8_t *log_buffer; /* aligned */
 static size_t log_bytes, log_capacity;
 static uint64_t log_at;
-static bool threaded;
+static bool threaded; /* the log is written while the loop gathers */
+static bool uring;
 
 static uint8_t *thread_buffer;
 static size_t thread_bytes, thread_capacity;
@@ -91,6 +97,81 @@ static void store(uint8_t *buffer, size_t bytes)
     }
     log_at += padded;
 }
+
+/* ---- io_uring, by hand: one request at a time ---- */
+
+static int ring_fd;
+static struct io_uring_sqe *ring_sqe;
+static uint32_t *ring_sq_tail, *ring_sq_array, *ring_cq_head;
+static uint32_t ring_sq_mask, ring_cq_mask;
+static const struct io_uring_cqe *ring_cqes;
+static const uint32_t *ring_cq_tail;
+
+static void *ring_map(size_t bytes, off_t what)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring_fd, what);
+    if (p == MAP_FAILED) {
+        die("io_uring");
+    }
+    return p;
+}
+
+static void ring_open(void)
+{
+    struct io_uring_params params = {0};
+    ring_fd = (int)syscall(SYS_io_uring_setup, 4, &params);
+    if (ring_fd < 0 ||
+        syscall(SYS_io_uring_register, ring_fd, IORING_REGISTER_EVENTFD, &done_fd, 1) < 0) {
+        die("io_uring");
+    }
+    uint8_t *sq =
+        ring_map(params.sq_off.array + params.sq_entries * sizeof(uint32_t), IORING_OFF_SQ_RING);
+    uint8_t *cq = ring_map(params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe),
+                           IORING_OFF_CQ_RING);
+    ring_sqe = ring_map(params.sq_entries * sizeof *ring_sqe, IORING_OFF_SQES);
+    ring_sq_tail = (uint32_t *)(void *)(sq + params.sq_off.tail);
+    ring_sq_array = (uint32_t *)(void *)(sq + params.sq_off.array);
+    ring_sq_mask = *(uint32_t *)(void *)(sq + params.sq_off.ring_mask);
+    ring_cq_head = (uint32_t *)(void *)(cq + params.cq_off.head);
+    ring_cq_tail = (uint32_t *)(void *)(cq + params.cq_off.tail);
+    ring_cq_mask = *(uint32_t *)(void *)(cq + params.cq_off.ring_mask);
+    ring_cqes = (struct io_uring_cqe *)(void *)(cq + params.cq_off.cqes);
+}
+
+static void ring_write(const uint8_t *buffer, size_t bytes)
+{
+    size_t padded = (bytes + BLOCK - 1) / BLOCK * BLOCK;
+    if (log_at + padded > LOG_BYTES) {
+        log_at = 0;
+    }
+    uint32_t tail = *ring_sq_tail;
+    ring_sqe[tail & ring_sq_mask] = (struct io_uring_sqe){.opcode = IORING_OP_WRITE,
+                                                          .fd = log_fd,
+                                                          .addr = (uintptr_t)buffer,
+                                                          .len = (uint32_t)padded,
+                                                          .off = log_at,
+                                                          .rw_flags = RWF_DSYNC};
+    ring_sq_array[tail & ring_sq_mask] = tail & ring_sq_mask;
+    __atomic_store_n(ring_sq_tail, tail + 1, __ATOMIC_RELEASE);
+    if (syscall(SYS_io_uring_enter, ring_fd, 1, 0, 0, NULL, 0) != 1) {
+        die("io_uring");
+    }
+    log_at += padded;
+}
+
+static void ring_reap(void)
+{
+    uint32_t head = *ring_cq_head;
+    for (; head != __atomic_load_n(ring_cq_tail, __ATOMIC_ACQUIRE); head++) {
+        if (ring_cqes[head & ring_cq_mask].res <= 0) {
+            errno = -ring_cqes[head & ring_cq_mask].res;
+            die("log");
+        }
+    }
+    __atomic_store_n(ring_cq_head, head, __ATOMIC_RELEASE);
+}
+
+/* ---- A thread ---- */
 
 static void *thread_main(void *unused)
 {
@@ -219,6 +300,10 @@ static void end_turn(void)
     log_capacity = capacity;
     log_bytes = 0;
     thread_busy = true;
+    if (uring) {
+        ring_write(thread_buffer, thread_bytes);
+        return;
+    }
     pthread_mutex_lock(&lock);
     thread_has_work = true;
     pthread_cond_signal(&wake);
@@ -275,12 +360,14 @@ int main(int argc, char **argv)
             open_log(argv[++i]);
         } else if (strcmp(argv[i], "--thread") == 0) {
             threaded = true;
+        } else if (strcmp(argv[i], "--uring") == 0) {
+            threaded = uring = true;
         } else {
             path = argv[i];
         }
     }
     if (!path) {
-        (void)fprintf(stderr, "usage: reference [--log FILE [--thread]] SOCKET\n");
+        (void)fprintf(stderr, "usage: reference [--log FILE [--thread | --uring]] SOCKET\n");
         return 2;
     }
     int epoll = epoll_create1(EPOLL_CLOEXEC), listener = listen_at(path);
@@ -288,8 +375,14 @@ int main(int argc, char **argv)
     if (threaded) {
         pthread_t thread;
         done_fd = eventfd(0, EFD_CLOEXEC);
-        if (done_fd < 0 || pthread_create(&thread, NULL, thread_main, NULL) != 0) {
+        if (done_fd < 0 || (!uring && pthread_create(&thread, NULL, thread_main, NULL) != 0)) {
             die("thread");
+        }
+        if (uring) {
+            ring_open();
+            if (fcntl(log_fd, F_SETFL, O_DIRECT) < 0) {
+                die("O_DIRECT");
+            }
         }
         add(epoll, done_fd, &done_fd);
     }
@@ -311,6 +404,9 @@ int main(int argc, char **argv)
                 uint64_t count;
                 if (read(done_fd, &count, sizeof count) < 0) {
                     die("eventfd");
+                }
+                if (uring) {
+                    ring_reap();
                 }
                 thread_busy = false;
                 answer();

@@ -11,6 +11,8 @@ with one range in each frame, `…/single`; without that the P are one frame.
 
 import os
 
+from harness import accepts
+
 SHAPES = ((1, 1), (50, 1), (1, 64), (1, 256), (4, 64), (4, 256))
 UNSYNCED = dict(zip(SHAPES, (1.0, 1.1, 1.5, 3, 3.5, 7)))
 SYNCED = dict(zip(SHAPES, (1.05, 1.3, 1.5, 2, 1.8, 2.5)))
@@ -45,7 +47,7 @@ def start_redis(bench, name, *options):
     socket = os.path.join(directory, "redis.sock")
     bench.start(name, [
         "redis-server", "--port", "0", "--unixsocket", socket, "--dir", directory, "--save", "",
-        "--auto-aof-rewrite-percentage", "0", *options], lambda: os.path.exists(socket))
+        "--auto-aof-rewrite-percentage", "0", *options], lambda: accepts(socket))
     peer = Peer(bench, "redis", socket)
     peer.rate((1, 256), ms=100)  # the key grows to its size
     return peer

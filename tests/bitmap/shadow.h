@@ -46,4 +46,12 @@ void random_init(void);
 uint64_t random_u64(void);
 uint64_t random_below(uint64_t limit); /* 0 … limit - 1 */
 
+/* Whether the range is dirty in versions up to @version. */
+static inline bool test_all_since(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
+                                  uint64_t version)
+{
+    uint64_t found = 0;
+    return bitmap_test_all_version(bitmap, offset, length, &found) && found <= version;
+}
+
 #endif

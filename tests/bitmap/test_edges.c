@@ -4,7 +4,7 @@
  * disagreement: the limits of geometry, the largest drives, the layout of the
  * bytes, and the rules for kinds, versions and limits spelled out.
  */
-#include "daemon/bitmap/bitmap.h"
+#include "tests/bitmap/shadow.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -197,11 +197,11 @@ static void test_versions_and_kinds(void **state)
     assert_int_equal(view_of(bitmap, 0).version, 10);
 
     /* Dirty, and covered by a watermark that has reached the last change of the chunk. */
-    assert_true(bitmap_test_all_since(bitmap, 0, 512, 10));
-    assert_false(bitmap_test_all_since(bitmap, 0, 512, 9));
-    assert_false(bitmap_test_all_since(bitmap, 0, 513, 10));
+    assert_true(test_all_since(bitmap, 0, 512, 10));
+    assert_false(test_all_since(bitmap, 0, 512, 9));
+    assert_false(test_all_since(bitmap, 0, 513, 10));
     bitmap_set(bitmap, 1024, 512, 12);
-    assert_false(bitmap_test_all_since(bitmap, 0, 512, 10));
+    assert_false(test_all_since(bitmap, 0, 512, 10));
 
     /* Completing a chunk makes it ones, and emptying it zeros; both are changes. */
     bitmap_set(bitmap, 0, chunk - 512, 13);
@@ -212,8 +212,8 @@ static void test_versions_and_kinds(void **state)
     bitmap_set_all(bitmap, 15);
     assert_int_equal(view_of(bitmap, 0).version, 14);
     assert_int_equal(view_of(bitmap, 1).version, 15);
-    assert_true(bitmap_test_all_since(bitmap, 0, 2 * chunk, 15));
-    assert_false(bitmap_test_all_since(bitmap, chunk - 1, 2, 14));
+    assert_true(test_all_since(bitmap, 0, 2 * chunk, 15));
+    assert_false(test_all_since(bitmap, chunk - 1, 2, 14));
     bitmap_clear(bitmap, 512, chunk - 512, 16);
     assert_int_equal(view_of(bitmap, 0).kind, BITMAP_DENSE);
     bitmap_clear(bitmap, 0, 512, 17);

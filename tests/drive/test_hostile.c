@@ -58,6 +58,35 @@ static const uint8_t golden_transaction[] = {
     0xde, 0xad, 0xbe, 0xef, 1,                      /* its records */
 };
 
+/* Ranges of whole sectors are packed; a single byte is not. */
+static const uint8_t golden_mark[] = {
+    14,   0,    0,    0,                            /* type */
+    0,    2,    0,    0,                            /* granularity: packed */
+    3,    0,    0,    0,    0,    0,    0,    0,    /* drive */
+    0,    0,    0,    0,    0,    0,    0,    0,    /* bitmap */
+    0,    0,    0,    0,    0,    0,    0,    0,    /* size */
+    0,    0,    0,    0,                            /* name, path */
+    2,    0,    0,    0,                            /* ranges */
+    0x02, 0,    0x80, 0,    0,    0,    0,    0,    /* sector 8, 2 of them */
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, /* the last that fits, the most */
+    0,    0,    0,    0,    0,    0,    0,    0,    /* carried, sources */
+};
+static const struct range sector_ranges[] = {
+    {4096, 1024}, {((UINT64_C(1) << 44) - 1) * 512, ((UINT64_C(1) << 20) - 1) * 512}};
+
+static const uint8_t golden_mark_of_bytes[] = {
+    14, 0,    0, 0,             /* type */
+    0,  0,    0, 0,             /* granularity */
+    3,  0,    0, 0, 0, 0, 0, 0, /* drive */
+    0,  0,    0, 0, 0, 0, 0, 0, /* bitmap */
+    0,  0,    0, 0, 0, 0, 0, 0, /* size */
+    0,  0,    0, 0,             /* name, path */
+    1,  0,    0, 0,             /* ranges */
+    0,  0x10, 0, 0, 0, 0, 0, 0, /* offset */
+    1,  0,    0, 0, 0, 0, 0, 0, /* length */
+    0,  0,    0, 0, 0, 0, 0, 0, /* carried, sources */
+};
+
 static const struct range one_range = {4096, 1};
 static const uint8_t nested[] = {0xde, 0xad, 0xbe, 0xef, 1};
 
@@ -90,6 +119,12 @@ static const struct golden {
       .continues = true,
       .returning = true,
       .request = {{0xee, [15] = 0xff}}}},
+    {golden_mark,
+     sizeof golden_mark,
+     {.type = RECORD_MARK, .drive = 3, .ranges = sector_ranges, .ranges_count = 2}},
+    {golden_mark_of_bytes,
+     sizeof golden_mark_of_bytes,
+     {.type = RECORD_MARK, .drive = 3, .ranges = &one_range, .ranges_count = 1}},
     {golden_transaction,
      sizeof golden_transaction,
      {.type = RECORD_TRANSACTION, .bitmap = 4, .nested = nested, .nested_bytes = sizeof nested}},
@@ -125,6 +160,11 @@ static void records_are_as_they_were(void **state)
         assert_int_equal(found->returning, expected->returning);
         assert_int_equal(found->doubtful, expected->doubtful);
         assert_int_equal(found->carry_whole, expected->carry_whole);
+        assert_int_equal(found->ranges_count, expected->ranges_count);
+        for (uint32_t k = 0; k < expected->ranges_count; k++) {
+            assert_int_equal(found->ranges[k].offset, expected->ranges[k].offset);
+            assert_int_equal(found->ranges[k].length, expected->ranges[k].length);
+        }
         assert_int_equal(found->carried_count, expected->carried_count);
         assert_int_equal(found->created_ns, expected->created_ns);
         assert_memory_equal(found->uuid, expected->uuid, sizeof found->uuid);

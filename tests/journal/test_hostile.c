@@ -298,7 +298,8 @@ static void test_versions(void **state)
     static const struct {
         uint32_t version, flags;
         bool sound;
-    } flagged[] = {{1, 0, true}, {2, 1, true}, {1, 1, false}, {2, 0, false}, {2, 3, false}};
+    } flagged[] = {{1, 0, true}, {2, 1, true},  {1, 1, false},
+                   {2, 0, true}, {2, 2, false}, {2, 3, false}};
     for (size_t i = 0; i < sizeof flagged / sizeof flagged[0]; i++) {
         store_le32(block + SEGMENT_VERSION, flagged[i].version);
         store_le32(block + SEGMENT_FLAGS, flagged[i].flags);

@@ -452,7 +452,7 @@ class SmallDisk:
 
     def __enter__(self):
         os.mkdir(self.path)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", self.path], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", self.path], check=True)
         return self.path
 
     def __exit__(self, *_):

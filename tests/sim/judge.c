@@ -207,6 +207,7 @@ static void crash_again(struct trial *trial)
         .world = trial->world,
         .random = simdisk_random(&trial->random),
         .damaged = trial->damaged,
+        .memory_damaged = trial->memory_damaged,
         .depth = trial->depth + 1,
     };
     enum simdir_fate fate = simdisk_random(&trial->random) % SIMDIR_FATES;

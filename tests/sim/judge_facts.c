@@ -153,9 +153,10 @@ static const struct stretch *squeeze(const struct facts *facts, struct prefix *p
 void judge_facts(struct trial *trial, struct model *model)
 {
     const struct world *world = trial->world;
-    uint64_t acked = trial->outages == 0 && world->acked_written > world->acked_durable
-                         ? world->acked_written
-                         : world->acked_durable;
+    /* What was written and not synced when a sync failed may be gone with the cache. */
+    bool kept = trial->outages == 0 && !simdir_sync_failed(world->process.dir);
+    uint64_t acked = kept && world->acked_written > world->acked_durable ? world->acked_written
+                                                                         : world->acked_durable;
     static struct facts facts;
 
     trial->prefix = (struct prefix){.low = acked, .high = UINT64_MAX - 1};

@@ -63,8 +63,8 @@ ORDER = [
      "    if (sequence <= model->sequence) {"),
     ("acknowledge: what is dirty already is acknowledged when it is durable, not before",
      "daemon/drive/apply_mark.c",
-     "*ret_sequence = mark_changes_nothing(drive, ranges, count, durable) ? 0 : model->sequence;",
-     "(void)durable;\n        *ret_sequence = 0;"),
+     "            version <= ack_watermark(model, drive_ack_level(drive)) ? 0 : model->sequence;",
+     "            0;"),
     ("journal: a failed sync takes nothing for durable",
      "daemon/journal/write.c",
      """    if (r < 0) {
@@ -154,8 +154,9 @@ ORDER = [
     return r < 0 ? r : journal_activate(job->journal, &job->error);"""),
     ("start: another boot makes process-crash drives unknown",
      "daemon/drive/judge.c",
-     "        if (rebooted && bitmap->drive->durability",
-     "        if (!rebooted && bitmap->drive->durability"),
+     "    bool rebooted = memcmp(&info->boot_id, &model->boot_id, sizeof model->boot_id) != 0;\n"
+     "    struct drive_bitmap",
+     "    bool rebooted = false;\n    struct drive_bitmap"),
     ("start: a container that was put back to an earlier state is unknown",
      "daemon/drive/judge.c",
      "    if (replayed->stale) {",
@@ -332,4 +333,23 @@ HISTORY = [
      "    if (true) {"),
 ]
 
-MUTATIONS = SYNCS + ORDER + HISTORY
+MEMORY = [
+    ("memory journal: it is replayed behind the journal",
+     "daemon/drive/replay.c",
+     "    if (r == 0 && found.memory && !found.damage[0]) {",
+     "    if (false) {"),
+    ("memory journal: without it process-crash drives are unknown",
+     "daemon/drive/judge.c",
+     "        if ((rebooted || replayed->memory_damage[0]) &&",
+     "        if (rebooted &&"),
+    ("memory journal: it keeps what the journal has not written",
+     "daemon/drive/journaling.c",
+     "journal_covered(journaling->memory, max_u64(journaling->written, journaling->covered));",
+     "journal_covered(journaling->memory, journaling->model->sequence);"),
+    ("memory journal: what is in it counts as written, and no more",
+     "daemon/drive/journaling.c",
+     "        journaling->memory_written = batch->first_seq + batch->count - 1;",
+     "        journaling->memory_written = journaling->model->sequence;"),
+]
+
+MUTATIONS = SYNCS + ORDER + HISTORY + MEMORY
