@@ -200,49 +200,6 @@ def reload():
         assert client.call(STATUS)[0] == OK
 
 
-def readiness_and_stopping():
-    with Scratch() as scratch:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        listener.bind(scratch.path + "/notify")
-        listener.settimeout(20)
-        environment = dict(os.environ, NOTIFY_SOCKET=scratch.path + "/notify",
-                           WATCHDOG_USEC="200000")
-        environment.pop("WATCHDOG_PID", None)
-        process = subprocess.Popen([BITMAPD, "--state-dir", scratch.path], env=environment,
-                                   stderr=subprocess.DEVNULL)
-        told = []
-
-        def wait_for(words):
-            while words not in (told[-1] if told else ""):
-                told.append(listener.recv(4096).decode())
-
-        wait_for("READY=1")
-        assert "Tracking: 0 drives" in told[-1], told
-        # Ready means that it listens and answers.
-        client = Client(scratch.path + "/bitmapd.sock")
-        client.must(DRIVE_ADD, drive_add("d", MIB))
-        assert {"bitmapd.sock", "bitmaps.qcow2", "journal.0", "journal.1"} <= \
-            set(os.listdir(scratch.path))
-        # The watchdog, at half its interval; a change of the status is told once.
-        wait_for("Tracking: 1 drives")
-        beats = told.count("WATCHDOG=1")
-        wait_for("WATCHDOG=1")
-        assert beats < 50, told
-        client.must(RELOAD)
-        wait_for("RELOADING=1")
-        assert "MONOTONIC_USEC=" in told[-1], told
-        wait_for("READY=1")
-        assert "Tracking" not in told[-1]
-        process.send_signal(signal.SIGHUP)
-        wait_for("RELOADING=1")
-        wait_for("READY=1")
-        process.terminate()
-        wait_for("STOPPING=1")
-        assert not os.path.exists(scratch.path + "/bitmapd.sock")
-        assert process.wait(20) == 0
-        assert not os.path.exists(scratch.path + "/bitmapd.sock")
-
-
 def socket_activation():
     activate = shutil.which("systemd-socket-activate")
     if not activate:
@@ -502,6 +459,6 @@ def read_only_directory():
 
 run([command_line, configuration, a_container_that_is_not_understood,
      a_journal_of_a_newer_version, a_container_put_back_in_place, one_daemon_at_a_time, reload,
-     readiness_and_stopping, socket_activation, answers_survive_a_stop,
+     socket_activation, answers_survive_a_stop,
      clients_that_leave_during_a_stop, a_path_that_hangs_does_not_hold_up_a_stop, kills_lose_nothing,
      a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk, read_only_directory])
