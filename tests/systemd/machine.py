@@ -59,17 +59,21 @@ class Machine(contextlib.ExitStack):
         """Nothing of the host's services, and none of its traces of bitmapd."""
         for folder in ("dev", "etc/systemd/system/multi-user.target.wants",
                        "etc/systemd/system/timers.target.wants", "var/lib/bitmapd",
-                       "var/log/journal", "tmp"):
+                       "var/log/journal"):
             path = os.path.join(self.root, folder)
             for name in os.listdir(path) if os.path.isdir(path) else ():
                 whole = os.path.join(path, name)
                 if os.path.isdir(whole) and not os.path.islink(whole):
                     shutil.rmtree(whole, ignore_errors=True)
                 else:
-                    os.unlink(whole)
-        # Where the host is a container itself, this keeps packages from starting services.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.root, "usr/sbin/policy-rc.d"))
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(whole)
+        # Where the host is a container itself, the first keeps packages from starting services; the
+        # second has all manual pages indexed anew with each package.
+        for path in ("usr/sbin/policy-rc.d", "var/lib/man-db/auto-update"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.root, path))
+        self.write("etc/dpkg/dpkg.cfg.d/bitmapd-test", "force-unsafe-io\n")
         for path in ("etc/machine-id", "etc/fstab"):
             self.write(path, "")
 
