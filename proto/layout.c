@@ -31,7 +31,7 @@
 /* The array of size -1 would be a structure that outgrew the decoder's scratch. */
 #define LAYOUT(type, fields_)                                                                      \
     {                                                                                              \
-        #type + sizeof "message_" - 1, fields_, sizeof fields_ / sizeof fields_[0],                \
+        &#type[sizeof "message_" - 1], fields_, sizeof fields_ / sizeof fields_[0],                \
         sizeof(struct type) + 0 * sizeof(char[sizeof(struct type) <= STRUCT_BYTES_MAX ? 1 : -1])   \
     }
 
