@@ -204,9 +204,8 @@ static uint32_t access_on_id(struct session *session, uint64_t id)
 
 /* ---- Denials ---- */
 
-static void tell_denial(const struct request *request, const char *drive, const char *text)
+bool access_may_tell(struct server *server)
 {
-    struct server *server = request->server;
     struct denials *denials = &server->denials;
     uint64_t now = uv_now(server->loop);
     uint64_t more = (now - denials->counted_ms) / DENIAL_EVERY_MS;
@@ -216,15 +215,22 @@ static void tell_denial(const struct request *request, const char *drive, const 
         more >= DENIALS_AT_ONCE - denials->room ? DENIALS_AT_ONCE : denials->room + (uint32_t)more;
     if (denials->room == 0) {
         denials->untold++;
-        return;
+        return false;
     }
     denials->room--;
     if (denials->untold > 0) {
-        log_notice("%llu more denials before this one", (unsigned long long)denials->untold);
+        log_notice("%llu more were refused before the next", (unsigned long long)denials->untold);
         denials->untold = 0;
     }
-    log_notice("%s: %s", request->session->peer_words, text);
-    model_note(server->model, "denied", drive, request->session->peer_words, text);
+    return true;
+}
+
+static void tell_denial(const struct request *request, const char *drive, const char *text)
+{
+    if (access_may_tell(request->server)) {
+        log_notice("%s: %s", request->session->peer_words, text);
+        model_note(request->server->model, "denied", drive, request->session->peer_words, text);
+    }
 }
 
 /* Of a drive by @name, of none in particular (NULL), or of all (""). */

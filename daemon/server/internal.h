@@ -25,7 +25,7 @@
 #define RANGES_MAX          (FRAME_BYTES_MAX / WIRE_RANGE_BYTES)
 #define LISTEN_BACKLOG      128
 #define ACCEPT_REST_MS      1000u /* without descriptors for more clients */
-#define ACCESS_KNOWN        16u   /* drives whose rights a session remembers */
+#define ACCESS_KNOWN        64u   /* drives whose rights a session remembers */
 
 TAILQ_HEAD(session_list, session);
 TAILQ_HEAD(pending_list, pending);
@@ -262,6 +262,8 @@ int access_check(const struct request *request, const struct access_need *need,
 /* Likewise, the answer that an earlier request with the same id had. */
 int access_check_repeat(const struct request *request, const struct access_need *need,
                         const struct request_result *before, struct error *error);
+/* Whether the log is to hear of one more that was refused: a flood is only counted. */
+bool access_may_tell(struct server *server);
 
 /* ---- dispatch.c ---- */
 

@@ -149,8 +149,11 @@ static void accept_one(struct server *server, int fd)
         return;
     }
     if (!user->exempt && user->connections > limit) {
-        log_warning("limits.connections_per_user: user %u has %u connections, one more was refused",
-                    peer.uid, user->connections - 1);
+        if (access_may_tell(server)) {
+            log_warning(
+                "limits.connections_per_user: user %u has %u connections, one more was refused",
+                peer.uid, user->connections - 1);
+        }
         refuse(fd, "limits.connections_per_user: this user has too many connections already");
         peer_deinit(&peer);
         server_user_leaves(server, user);
@@ -193,8 +196,10 @@ static void accept_ready(uv_poll_t *poll, int status, int events)
             return;
         }
         if (server->sessions_count >= server->settings.connections_max) {
-            log_warning("limits.connections: %u clients are connected, one more was refused",
-                        server->sessions_count);
+            if (access_may_tell(server)) {
+                log_warning("limits.connections: %u clients are connected, one more was refused",
+                            server->sessions_count);
+            }
             refuse(fd, "limits.connections: too many clients are connected already");
             continue;
         }

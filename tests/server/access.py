@@ -4,9 +4,11 @@
 import contextlib
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import struct
+import subprocess
 import sys
 import time
 
@@ -423,6 +425,28 @@ def denials_are_told_but_do_not_flood():
         daemon.start()
 
 
+def the_command_line_tells():
+    with daemon_with(RULES) as daemon:
+        make_drive(daemon.client(), "vm/a")
+        # Where others may run it.
+        program = shutil.copy(os.environ["BITMAPCTL"], daemon.directory)
+
+        def bitmapctl(uid, *arguments):
+            return subprocess.run([program, "-s", daemon.socket, *arguments], capture_output=True,
+                                  text=True, timeout=60, cwd="/", user=uid, group=NO_GROUP,
+                                  extra_groups=[])
+
+        assert bitmapctl(USERS["read"], "bitmap", "show", "vm/a/b").returncode == 0
+        result = bitmapctl(USERS["read"], "bitmap", "delete", "vm/a/b")
+        assert result.returncode == 7 and not result.stdout, result
+        assert "bitmap-delete needs operate on drive 'vm/a'" in result.stderr, result
+        for arguments in (("status",), ("drive", "list"), ("flush",)):
+            result = bitmapctl(NOBODY, *arguments)
+            assert result.returncode == 7 and "not permitted" in result.stderr, result
+        os.chmod(daemon.socket, 0o600)
+        assert bitmapctl(NOBODY, "status").returncode == 7
+
+
 def one_user_cannot_take_all_connections():
     with daemon_with("limits: {connections: 20, connections_per_user: 3}\n" + RULES) as daemon:
         crowd = [client_as(daemon, READER) for _ in range(3)]
@@ -493,5 +517,6 @@ if os.geteuid() != 0:
 run([every_operation_with_every_right, nothing_is_revealed, several_drives_in_one_request,
      repeats_are_for_those_who_may, groups, nobody, the_daemons_own_user, a_reload,
      restricted_connections, denials_are_told_but_do_not_flood,
+     the_command_line_tells,
      one_user_cannot_take_all_connections, requests_of_one_user_wait_for_one_another,
      maps_that_are_not_read])
