@@ -241,6 +241,35 @@ def several_drives_in_one_request():
         assert {c["drive"] for c in client.checkpoints()} == {"vm/a", "vm/b"}
 
 
+def what_is_refused_is_not_looked_at():
+    """A path is compared, with a verdict, only for who may ask."""
+    with daemon_with(RULES) as daemon:
+        root = daemon.client()
+        path = os.path.join(daemon.directory, "drive")
+        with open(path, "wb") as file:
+            file.truncate(MIB)
+        root.must(DRIVE_ADD, drive_add("xx/hidden", 0, path))
+        root.must(BITMAP_CREATE, bitmap_create("xx/hidden/b", 4096))
+        root.must(ATTACH, attach("xx/hidden", "w"))
+        root.must(DETACH, struct.pack("<Q", drive_id(root.must(DRIVE_SHOW, text("xx/hidden")))))
+        with open(path, "r+b") as file:
+            file.write(b"past the daemon")
+
+        def sequence():
+            return Fields(root.must(STATUS)).take("server:t container:u instance:u path:t uptime:Q "
+                                                  "sequence:Q")["sequence"]
+
+        before = sequence()
+        client = client_as(daemon, USERS["operate"])
+        create = (BITMAP_CREATE, bitmap_create("xx/hidden/x", 4096))
+        for operation, payload in (create, (TRANSACTION, transaction([create])),
+                                   (MAP, text("xx/hidden/b") + bytes(8))):
+            assert client.call(operation, payload)[0] == PERMISSION
+        assert sequence() == before
+        root.map("xx/hidden/b")
+        assert sequence() > before
+
+
 def repeats_are_for_those_who_may():
     with daemon_with(RULES) as daemon:
         root = daemon.client()
@@ -515,7 +544,7 @@ if os.geteuid() != 0:
     print("only root can be several users")
     sys.exit(77)
 run([every_operation_with_every_right, nothing_is_revealed, several_drives_in_one_request,
-     repeats_are_for_those_who_may, groups, nobody, the_daemons_own_user, a_reload,
+     what_is_refused_is_not_looked_at, repeats_are_for_those_who_may, groups, nobody, the_daemons_own_user, a_reload,
      restricted_connections, denials_are_told_but_do_not_flood,
      the_command_line_tells,
      one_user_cannot_take_all_connections, requests_of_one_user_wait_for_one_another,
