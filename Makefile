@@ -10,7 +10,7 @@ CMAKE_QUIET = --log-level=WARNING
 .NOTPARALLEL:
 # CMake runs make in turn; which directory that is in is of no interest.
 MAKEFLAGS += --no-print-directory
-.PHONY: all build build-asan build-fuzz test fuzz tsan coverage soak bench bench-quick demo install deps
+.PHONY: all build build-asan build-fuzz test fuzz tsan coverage soak bench bench-quick demo install deb deps
 all: build
 
 # Packages from Debian; nothing to do when they are there.
@@ -82,3 +82,7 @@ demo: build
 
 install:
 	@cmake --install build
+
+# Debian packages in build-deb/, of the tree as it is.  No tests are run.
+deb: deps
+	@./packaging/build-deb

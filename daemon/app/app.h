@@ -8,7 +8,9 @@
 #include "daemon/drive/model.h"
 #include "daemon/server/server.h"
 
+#include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <uv.h>
 
 #define CONFIG_PATH_DEFAULT "/etc/bitmapd/bitmapd.yaml"
@@ -50,7 +52,17 @@ void settings_for_server(const struct config *config, struct server_settings *re
 /* The gid of socket.group; (gid_t)-1 when none is named.  -ENOENT with words. */
 int settings_group(const struct config *config, gid_t *ret, struct error *error);
 
-/* ---- reload.c ---- */
+/* A thread that tells how far a start or an end has come; notify.c's. */
+struct notifier {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool running;
+    bool stop;   /* guarded by lock */
+    bool ending; /* READY=1 was said: there may be a watchdog */
+    uint64_t period_s;
+    uint64_t moves; /* when it last told */
+};
 
 struct app {
     uv_loop_t loop;
@@ -60,8 +72,28 @@ struct app {
     struct server *server;
     uv_signal_t signals[3]; /* TERM, INT, HUP */
     bool stopping;
+    struct notifier notifier;
+    uv_timer_t beat;  /* once ready, under a service manager */
+    char status[320]; /* told last */
+    unsigned reloads; /* under way */
+    bool dead;        /* that a thread is was logged */
     int exit_status;
 };
+
+/* ---- notify.c: what the service manager is told; nothing where there is none ---- */
+
+/* From here to the end a thread tells about progress, beginning with @words.  @ending: of a daemon
+ * that was ready. */
+void notify_work_begins(struct app *app, const char *words, bool ending);
+void notify_work_ends(struct app *app);
+/* READY=1; from here on the loop pings the watchdog and keeps the status true. */
+void notify_ready(struct app *app);
+/* The loop tells nothing any more; a thread does, until notify_work_ends(). */
+void notify_stops(struct app *app);
+void notify_reload_begins(struct app *app);
+void notify_reload_ends(struct app *app);
+
+/* ---- reload.c ---- */
 
 /* Reads the configuration off the loop, and takes it as a whole or not at all. */
 void app_reload(void *app, server_reload_done *done, void *done_opaque);

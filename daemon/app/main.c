@@ -3,8 +3,8 @@
  * bitmapd: wiring.
  *
  * Start: options, configuration, model (which blocks, before the loop runs),
- * sockets, READY=1.  End, on SIGTERM or SIGINT: STOPPING=1, sessions end, the
- * model writes everything back and marks the container clean, every handle is
+ * sockets, READY=1.  End, on SIGTERM or SIGINT: sessions end, the model writes
+ * everything back and marks the container clean, STOPPING=1, every handle is
  * closed, the loop runs dry.
  */
 #include "daemon/app/app.h"
@@ -22,6 +22,8 @@
 static void model_closed(void *opaque, int r)
 {
     struct app *app = opaque;
+    notify_work_ends(app);
+    (void)sd_notify(0, "STOPPING=1");
     if (r < 0) {
         log_error("the last write-back failed: the container is not marked clean");
         app->exit_status = EXIT_FAILURE;
@@ -44,7 +46,7 @@ static void stop(struct app *app)
         return;
     }
     app->stopping = true;
-    (void)sd_notify(0, "STOPPING=1\nSTATUS=Writing back");
+    notify_stops(app);
     for (size_t i = 0; i < sizeof app->signals / sizeof app->signals[0]; i++) {
         if (app->signals[i].loop) {
             uv_close((uv_handle_t *)&app->signals[i], NULL);
@@ -157,7 +159,9 @@ static int run(struct app *app)
         log_error("cannot make an event loop: %s", uv_strerror(r));
         return EXIT_FAILURE;
     }
+    notify_work_begins(app, "Loading bitmaps", false);
     r = start(app, &error);
+    notify_work_ends(app);
     if (r < 0) {
         log_error("%s", error.text);
         /* Neither damage nor a newer format goes away by trying again. */
@@ -169,7 +173,7 @@ static int run(struct app *app)
             model_close(app->model, model_closed, app);
         }
     } else {
-        (void)sd_notify(0, "READY=1\nSTATUS=Tracking");
+        notify_ready(app);
     }
     (void)uv_run(&app->loop, UV_RUN_DEFAULT);
     r = uv_loop_close(&app->loop);

@@ -125,6 +125,27 @@ static int resolve_state_dir(const char *state_dir, bool make, char **ret, struc
     return 0;
 }
 
+/*
+ * An instance's state directory is no tmpfs, but the runtime directory that the service manager
+ * made for it is: there its memory journal is, unless the file says otherwise.
+ */
+static int use_runtime_directory(const struct options *options, struct config *config)
+{
+    const char *directory = getenv("RUNTIME_DIRECTORY");
+    char *path;
+
+    /* Several would be separated by colons. */
+    if (!options->state_dir || !directory || directory[0] != '/' || strchr(directory, ':')) {
+        return 0;
+    }
+    if (asprintf(&path, "%s/journal", directory) < 0) {
+        return -ENOMEM;
+    }
+    free(config->journal.memory_path);
+    config->journal.memory_path = path;
+    return 0;
+}
+
 int options_read_config(const struct options *options, struct config *ret, struct error *error)
 {
     CLEANUP_FREE char *state_dir = NULL;
@@ -141,6 +162,10 @@ int options_read_config(const struct options *options, struct config *ret, struc
         path = CONFIG_PATH_DEFAULT;
     }
     r = config_init(&config, state_dir);
+    if (r < 0) {
+        return error_set_errno(error, r, "cannot make a configuration");
+    }
+    r = use_runtime_directory(options, &config);
     if (r < 0) {
         return error_set_errno(error, r, "cannot make a configuration");
     }

@@ -59,6 +59,7 @@ static void reload_done(uv_work_t *work, int status)
     } else {
         log_error("reload: %s; the configuration stays as it is", reload->error.text);
     }
+    notify_reload_ends(app);
     reload->done(reload->done_opaque, reload->r, &reload->error);
     config_deinit(&reload->config);
     free(reload);
@@ -79,7 +80,9 @@ void app_reload(void *opaque, server_reload_done *done, void *done_opaque)
     reload->done_opaque = done_opaque;
     reload->work.data = reload;
     int r = uv_queue_work(&app->loop, &reload->work, reload_read, reload_done);
-    if (r < 0) {
+    if (r == 0) {
+        notify_reload_begins(app);
+    } else {
         free(reload);
         done(done_opaque, error_set(&error, r, "cannot reload: %s", uv_strerror(r)), &error);
     }

@@ -13,6 +13,7 @@
  */
 #include "daemon/base/file.h"
 
+#include "daemon/base/progress.h"
 #include "proto/base/checked.h"
 #include "proto/base/cleanup.h"
 
@@ -58,6 +59,7 @@ static int posix_read(struct file *file, void *buffer, size_t length, uint64_t o
         if (n == 0) {
             return -ENODATA;
         }
+        progress_move();
         p += n;
         length -= (size_t)n;
         offset += (uint64_t)n;
@@ -83,6 +85,7 @@ static int posix_write(struct file *file, const void *buffer, size_t length, uin
         if (n == 0) {
             return -EIO; /* no progress and no reason given: do not spin */
         }
+        progress_move();
         p += n;
         length -= (size_t)n;
         offset += (uint64_t)n;
@@ -100,6 +103,7 @@ static int posix_datasync(struct file *file)
 {
     int r = fdatasync(descriptor(file)) < 0 ? -errno : 0;
 
+    progress_move();
     if (r < 0) {
         (void)posix_fadvise(descriptor(file), 0, 0, POSIX_FADV_DONTNEED);
     }

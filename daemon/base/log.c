@@ -7,6 +7,9 @@
  * A line is built on the stack and leaves in one write(2): lines of several
  * threads do not mix, nothing is allocated, and a message that is too long is
  * cut and says so.  A log that cannot be written is no reason to fail.
+ *
+ * What is notable goes to the journal as an entry with fields (log_event()); where stderr is
+ * anything else, or the journal does not take it, it is a line like the others.
  */
 #include "daemon/base/log.h"
 
@@ -20,9 +23,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <systemd/sd-journal.h>
 #include <unistd.h>
 
-#define LINE_BYTES_MAX 2048 /* with prefix and newline: journald's own LineMax is far above */
+#define FIELD_BYTES_MAX 512  /* a name has at most 255 bytes */
+#define LINE_BYTES_MAX  2048 /* with prefix and newline: journald's own LineMax is far above */
 
 static const struct {
     const char *journal; /* sd-daemon(3) */
@@ -35,8 +41,22 @@ static const struct {
     [LOG_LEVEL_DEBUG] = {"<7>", "bitmapd: debug: "},
 };
 
+/* Kept for ever: people write rules with them. */
+static const struct {
+    const char *name;
+    const char *id;
+} events[LOG_EVENTS] = {
+    [LOG_UNKNOWN] = {"unknown", "241533cf915e46bfaaa214fa87471b7f"},
+    [LOG_DEGRADED] = {"degraded", "739dcdc3ff3a447f8838ba962037ba8e"},
+    [LOG_RECOVERED] = {"recovered", "3b9f2d2876724e69be2ee8c6cd2ba4ce"},
+    [LOG_PRUNED] = {"pruned", "a888160b89154ef6834c3e8ec37d09b3"},
+    [LOG_DENIED] = {"denied", "5c94d53e918e4b3a8b070d166798fb01"},
+    [LOG_FENCED] = {"fenced", "808035c0dd22405e9884fe6c3f28921e"},
+};
+
+static const char ellipsis[] = "...";
 static atomic_int level_max = LOG_LEVEL_INFO;
-static bool to_journal;
+static bool to_journal, takes_entries;
 static pthread_once_t to_journal_once = PTHREAD_ONCE_INIT;
 
 /*
@@ -52,6 +72,8 @@ static void to_journal_find(void)
     if (text && fstat(STDERR_FILENO, &st) == 0) {
         (void)snprintf(found, sizeof found, "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
         to_journal = strcmp(text, found) == 0;
+        /* sd_journal_sendv(3) calls it a success when there is none. */
+        takes_entries = to_journal && access("/run/systemd/journal/socket", W_OK) == 0;
     }
 }
 
@@ -86,45 +108,116 @@ void log_set_level(enum log_level level)
     atomic_store_explicit(&level_max, (int)level, memory_order_relaxed);
 }
 
-void log_write(enum log_level level, const char *format, ...)
+/* Into @text of @room bytes, ended by a NUL; the length. */
+static size_t format_text(char *text, size_t room, const char *format, va_list args)
 {
-    static const char ellipsis[] = "...";
-    int saved_errno = errno;
-    char line[LINE_BYTES_MAX];
-
-    if ((int)level > atomic_load_explicit(&level_max, memory_order_relaxed)) {
-        return;
-    }
-    (void)pthread_once(&to_journal_once, to_journal_find);
-
-    const char *prefix = to_journal ? prefixes[level].journal : prefixes[level].readable;
-    size_t prefix_bytes = strlen(prefix);
-    memcpy(line, prefix, prefix_bytes);
-
-    char *text = line + prefix_bytes;
-    size_t room = sizeof line - prefix_bytes; /* for text, its NUL or the newline in its place */
-    va_list args;
-    va_start(args, format);
-    errno = saved_errno; /* for %m */
     int n = vsnprintf(text, room, format, args);
-    va_end(args);
     if (n < 0) {
         /* An encoding error; the bare format still tells where it happened. */
         n = snprintf(text, room, "%s", format);
     }
-
     size_t length = (size_t)n;
     if (length >= room) {
         length = cut_point(text, room - sizeof ellipsis);
-        memcpy(text + length, ellipsis, sizeof ellipsis - 1);
+        memcpy(text + length, ellipsis, sizeof ellipsis);
         length += sizeof ellipsis - 1;
     }
     controls_replace(text, length);
-    text[length] = '\n';
+    return length;
+}
+
+static void write_line(enum log_level level, const char *format, va_list args)
+{
+    char line[LINE_BYTES_MAX];
+    const char *prefix = to_journal ? prefixes[level].journal : prefixes[level].readable;
+    size_t prefix_bytes = strlen(prefix);
+
+    memcpy(line, prefix, prefix_bytes);
+    size_t length =
+        prefix_bytes + format_text(line + prefix_bytes, sizeof line - prefix_bytes, format, args);
+    line[length] = '\n'; /* in the NUL's place */
 
     ssize_t written;
     do {
-        written = write(STDERR_FILENO, line, prefix_bytes + length + 1);
+        written = write(STDERR_FILENO, line, length + 1);
     } while (written < 0 && errno == EINTR);
+}
+
+/* Whether a line of that level is wanted. */
+static bool passes(enum log_level level)
+{
+    (void)pthread_once(&to_journal_once, to_journal_find);
+    return (int)level <= atomic_load_explicit(&level_max, memory_order_relaxed);
+}
+
+void log_write(enum log_level level, const char *format, ...)
+{
+    int saved_errno = errno;
+    va_list args;
+
+    if (passes(level)) {
+        va_start(args, format);
+        errno = saved_errno; /* for %m */
+        write_line(level, format, args);
+        va_end(args);
+    }
+    errno = saved_errno;
+}
+
+/* "NAME=VALUE"; false when there is no value. */
+static bool field(struct iovec *ret, char *buffer, const char *name, const char *value)
+{
+    if (!value) {
+        return false;
+    }
+    int n = snprintf(buffer, FIELD_BYTES_MAX, "%s=%s", name, value);
+    size_t length = n < FIELD_BYTES_MAX ? (size_t)n : FIELD_BYTES_MAX - 1;
+    *ret = (struct iovec){buffer, length};
+    return true;
+}
+
+/* false: the journal did not take it. */
+static bool send_entry(enum log_level level, enum log_event event, const char *drive,
+                       const char *bitmap, const char *format, va_list args)
+{
+    static const char message[] = "MESSAGE=", priorities[] = "34567";
+    char line[LINE_BYTES_MAX], fields[5][FIELD_BYTES_MAX];
+    const char priority[2] = {priorities[level], '\0'};
+    struct iovec entry[6];
+    int count = 1;
+
+    memcpy(line, message, sizeof message);
+    size_t used = sizeof message - 1;
+    used += format_text(line + used, sizeof line - used, format, args);
+    entry[0] = (struct iovec){line, used};
+    count += field(&entry[count], fields[0], "PRIORITY", priority);
+    count += field(&entry[count], fields[1], "MESSAGE_ID", events[event].id);
+    count += field(&entry[count], fields[2], "BITMAPD_EVENT", events[event].name);
+    count += field(&entry[count], fields[3], "BITMAPD_DRIVE", drive);
+    count += field(&entry[count], fields[4], "BITMAPD_BITMAP", bitmap);
+    return sd_journal_sendv(entry, count) == 0;
+}
+
+void log_event(enum log_level level, enum log_event event, const char *drive, const char *bitmap,
+               const char *format, ...)
+{
+    int saved_errno = errno;
+    bool sent = false;
+    va_list args;
+
+    if (!passes(level)) {
+        return;
+    }
+    if (takes_entries) {
+        va_start(args, format);
+        sent = send_entry(level, event, drive, bitmap, format, args);
+        va_end(args);
+    }
+    if (!sent) {
+        va_start(args, format);
+        errno = saved_errno; /* for %m */
+        write_line(level, format, args);
+        va_end(args);
+    }
     errno = saved_errno;
 }

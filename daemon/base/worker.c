@@ -21,6 +21,7 @@ static void *worker_main(void *opaque)
 
     pthread_mutex_lock(&worker->lock);
     for (;;) {
+        worker->turns++;
         struct work *work = TAILQ_FIRST(&worker->todo);
         if (!work) {
             if (worker->stop) {
@@ -29,17 +30,32 @@ static void *worker_main(void *opaque)
             pthread_cond_wait(&worker->wake, &worker->lock);
             continue;
         }
+        worker->busy = true;
         pthread_mutex_unlock(&worker->lock);
         work->run(work);
         pthread_mutex_lock(&worker->lock);
+        worker->busy = false;
         TAILQ_REMOVE(&worker->todo, work, entry);
         TAILQ_INSERT_TAIL(&worker->ready, work, entry);
         pthread_cond_broadcast(&worker->wake);
         /* Cannot fail, and the handle is closed only after this thread was joined. */
         (void)uv_async_send(&worker->async);
     }
+    worker->ended = true;
     pthread_mutex_unlock(&worker->lock);
     return NULL;
+}
+
+bool worker_is_alive(struct worker *worker)
+{
+    pthread_mutex_lock(&worker->lock);
+    bool idle = !worker->busy && !TAILQ_EMPTY(&worker->todo);
+    bool stalled = idle && worker->stalled && worker->turns == worker->turns_seen;
+    worker->stalled = idle;
+    worker->turns_seen = worker->turns;
+    bool alive = !worker->ended && !stalled;
+    pthread_mutex_unlock(&worker->lock);
+    return alive;
 }
 
 /*

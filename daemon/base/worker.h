@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/queue.h>
 #include <uv.h>
 
@@ -28,6 +29,10 @@ struct worker {
     struct work_queue todo;  /* guarded by lock */
     struct work_queue ready; /* guarded by lock: ran, not yet done() */
     bool stop;               /* guarded by lock */
+    bool busy, ended;        /* guarded by lock: runs a job; has left */
+    uint64_t turns;          /* guarded by lock: how often it looked for a job */
+    bool stalled;            /* loop's thread: at the last worker_is_alive() jobs waited, … */
+    uint64_t turns_seen;     /* … and the thread had not taken one after so many turns */
     uv_async_t async;        /* loop's thread */
     void (*closed)(struct worker *worker);
 };
@@ -37,6 +42,14 @@ int worker_init(struct worker *worker, uv_loop_t *loop, const char *name);
 
 /* Queues a job.  Loop's thread.  The work stays the caller's; it must live until done(). */
 void worker_submit(struct worker *worker, struct work *work);
+
+/*
+ * For a watchdog, some seconds apart: false when the thread has left its loop, or has let a job
+ * wait since the last call without running any.  One that is in a job is alive, however long that
+ * takes: a disk that hangs is no reason to end the process, and would hang the next one too. Loop's
+ * thread.
+ */
+bool worker_is_alive(struct worker *worker);
 
 /*
  * Lets all queued jobs run and report (those that a done() submits meanwhile

@@ -12,7 +12,6 @@
  */
 #include "daemon/drive/internal.h"
 
-#include "daemon/base/log.h"
 #include "daemon/identity/identity.h"
 
 #include <stdio.h>
@@ -96,9 +95,6 @@ static int commit_unknown(struct model *model, struct drive *drive, const char *
 
     if (known && evidence.bytes == 0) {
         return 0;
-    }
-    if (!known) {
-        log_warning("drive %s: %s; its recording bitmaps are unknown", drive->name, reason);
     }
     return model_commit(model, &record, error);
 }

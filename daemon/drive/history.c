@@ -204,6 +204,11 @@ void history_note(struct history *history, uint64_t sequence, const char *kind, 
     batch_submit(history);
 }
 
+bool history_is_alive(struct history *history)
+{
+    return !history || history->closed || worker_is_alive(&history->worker);
+}
+
 static void worker_closed(struct worker *worker)
 {
     struct history *history = (struct history *)worker;

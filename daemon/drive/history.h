@@ -2,6 +2,7 @@
 #ifndef BITMAPD_DAEMON_DRIVE_HISTORY_H
 #define BITMAPD_DAEMON_DRIVE_HISTORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <uv.h>
 
@@ -22,6 +23,9 @@ int history_new(uv_loop_t *loop, const char *path, uint32_t events_max, struct h
 /* Copies everything; strings may be NULL. */
 void history_note(struct history *history, uint64_t sequence, const char *kind, const char *drive,
                   const char *bitmap, const char *peer, const char *detail);
+
+/* worker_is_alive() of its thread; takes NULL. */
+bool history_is_alive(struct history *history);
 
 /* Writes what is queued, closes, frees, then calls @closed.  Takes NULL (calls @closed at once). */
 void history_close(struct history *history, void (*closed)(void *opaque), void *opaque);

@@ -306,6 +306,7 @@ uint64_t writeback_applied_seq(const struct writeback *writeback);
 /* Why changes are refused, or NULL. */
 const char *writeback_refuses(const struct writeback *writeback);
 const uint8_t *writeback_container_uuid(const struct writeback *writeback);
+bool writeback_is_alive(struct writeback *writeback); /* worker_is_alive() of its thread */
 const char *writeback_degraded_reason(const struct writeback *writeback); /* "" when well */
 /* Bytes of chunks that the container does not have yet; looks at every bitmap. */
 uint64_t writeback_changed_bytes(const struct writeback *writeback);

@@ -323,7 +323,8 @@ static void degrade(struct journaling *journaling, const char *reason)
     struct model *model = journaling->model;
 
     if (!journaling->degraded) {
-        log_error("journal: %s; changes are kept in memory, trying again", reason);
+        log_event(LOG_LEVEL_ERROR, LOG_DEGRADED, NULL, NULL,
+                  "journal: %s; changes are kept in memory, trying again", reason);
         history_note(model->history, model->sequence, "degraded", NULL, NULL, NULL, reason);
         journaling->degraded_since_ns = model_wall_clock_ns();
     }
@@ -395,7 +396,7 @@ static void succeeded(struct journaling *journaling, const struct visit *visit)
 {
     journaling->no_room = false;
     if (journaling->degraded) {
-        log_notice("the journal works again");
+        log_event(LOG_LEVEL_NOTICE, LOG_RECOVERED, NULL, NULL, "the journal works again");
         history_note(journaling->model->history, journaling->model->sequence, "recovered", NULL,
                      NULL, NULL, "journal");
         journaling->degraded = false;
@@ -556,6 +557,11 @@ void journaling_free(struct journaling *journaling)
     journal_close(journaling->journal);
     journal_close(journaling->memory);
     free(journaling);
+}
+
+bool journaling_is_alive(struct journaling *journaling)
+{
+    return journaling->closing || worker_is_alive(&journaling->worker);
 }
 
 uint64_t journaling_written(const struct journaling *journaling)

@@ -55,6 +55,7 @@ void journaling_covered(struct journaling *journaling, uint64_t applied_seq);
 
 uint64_t journaling_written(const struct journaling *journaling); /* watermarks */
 uint64_t journaling_durable(const struct journaling *journaling);
+bool journaling_is_alive(struct journaling *journaling); /* worker_is_alive() of its thread */
 /* It cannot take anything at the moment: it fails, or has no room. */
 bool journaling_stuck(const struct journaling *journaling);
 /* "" when well. */

@@ -187,7 +187,7 @@ void start_report(struct model *model, const struct container_info *info,
                                  : "container was not closed cleanly",
                    journal, model->drives_count, model->bitmaps_count, count, lost, unknown);
     if (count > 0 || info->lost_bitmaps > 0) {
-        log_warning("%s", model->start_report);
+        log_event(LOG_LEVEL_WARNING, LOG_UNKNOWN, NULL, NULL, "%s", model->start_report);
     } else {
         log_info("%s", model->start_report);
     }

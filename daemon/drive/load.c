@@ -8,6 +8,7 @@
 #include "daemon/drive/start.h"
 
 #include "daemon/base/log.h"
+#include "daemon/base/progress.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -195,6 +196,7 @@ int start_load(struct model *model, struct container *container, const struct co
     struct drive_bitmap *bitmap;
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
         if (r == 0) {
+            progress_piece();
             r = load_bitmap(model, container, bitmap, buffer, sequence);
         }
     }

@@ -443,6 +443,13 @@ void model_get_status(struct model *model, struct model_status *ret)
     }
 }
 
+bool model_is_alive(struct model *model)
+{
+    bool container = writeback_is_alive(model->writeback);
+    bool journal = journaling_is_alive(model->journaling);
+    return history_is_alive(model->history) && container && journal;
+}
+
 void model_clear(struct model *model)
 {
     struct drive_bitmap *bitmap, *next_bitmap;

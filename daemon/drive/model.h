@@ -437,4 +437,10 @@ struct model_status {
 /* Strings are borrowed until the next change.  The two sums of memory may be 100 ms old. */
 void model_get_status(struct model *model, struct model_status *ret);
 
+/*
+ * For a watchdog, some seconds apart: whether the threads of the container, the journal and the
+ * catalog still take jobs (worker_is_alive()).  True also while a disk hangs.
+ */
+bool model_is_alive(struct model *model);
+
 #endif

@@ -6,6 +6,7 @@
 #include "daemon/drive/apply.h"
 #include "daemon/drive/journaling.h"
 
+#include "daemon/base/log.h"
 #include "proto/base/checked.h"
 
 #include <stdio.h>
@@ -302,6 +303,22 @@ static void name_targets(const struct prepared *prepared, struct record_names *r
     }
 }
 
+/* What somebody should hear of who looks at the log only. */
+static void log_notable(const struct record *record, const char *drive, const char *bitmap,
+                        const char *detail)
+{
+    if (record->type == RECORD_DRIVE_DISTRUST) {
+        log_event(LOG_LEVEL_WARNING, LOG_UNKNOWN, drive, NULL,
+                  "drive %s: %s; its recording bitmaps are unknown", drive, detail);
+    } else if (record->type == RECORD_BITMAP_DISTRUST) {
+        log_event(LOG_LEVEL_WARNING, LOG_UNKNOWN, drive, bitmap, "drive %s: %s is unknown: %s",
+                  drive, bitmap, detail);
+    } else if (record->type == RECORD_FENCE) {
+        log_event(LOG_LEVEL_NOTICE, LOG_FENCED, drive, NULL, "drive %s: %s%s was fenced", drive,
+                  detail[0] ? "writer " : "every lost writer", detail);
+    }
+}
+
 void record_note(struct model *model, const struct record *record, const struct record_names *names)
 {
     char detail[2 * NAME_BYTES_MAX] = "";
@@ -321,6 +338,7 @@ void record_note(struct model *model, const struct record *record, const struct 
     }
     history_note(model->history, record->sequence, kinds[record->type].name, drive, bitmap,
                  record->peer, detail[0] ? detail : NULL);
+    log_notable(record, drive, bitmap, detail);
 }
 
 static int refuse(const struct model *model, struct error *error)

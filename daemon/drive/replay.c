@@ -13,6 +13,7 @@
  */
 #include "daemon/drive/replay.h"
 
+#include "daemon/base/progress.h"
 #include "daemon/drive/record_codec.h"
 #include "proto/base/checked.h"
 
@@ -67,6 +68,7 @@ static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, 
                             (unsigned long long)sequence, record_type_name(decoded.record.type));
     }
     replay->report->records++;
+    progress_piece();
     if (mark) {
         replay->report->marks += decoded.record.ranges_count;
         replay->report->dirtied += count_dirty(replay->model, drive) - before;
@@ -150,6 +152,7 @@ int replay_journal(struct model *model, const struct container_info *container, 
         return 0;
     }
     model->replaying = true;
+    progress_begin("Replaying the journal", 0);
     int r = journal_replay(&model->journal_files, &options, replay_record, &replay, &found, &why);
     if (r == 0 && found.memory && !found.damage[0]) {
         r = replay_memory(&replay, &options, &found, &why);

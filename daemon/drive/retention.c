@@ -56,7 +56,8 @@ static bool prune_one(struct model *model, struct drive *drive, const char *why)
                     error.text);
         return false;
     }
-    log_notice("drive %s: checkpoint %s was pruned (%s)", drive->name, name, why);
+    log_event(LOG_LEVEL_NOTICE, LOG_PRUNED, drive->name, name,
+              "drive %s: checkpoint %s was pruned (%s)", drive->name, name, why);
     history_note(model->history, record.sequence, "pruned", drive->name, name, NULL, why);
     return true;
 }

@@ -215,7 +215,6 @@ int sealed_distrust(struct model *model, struct drive_bitmap *bitmap, const char
     if (record.name.bytes > MODEL_REASON_BYTES_MAX) {
         record.name.bytes = MODEL_REASON_BYTES_MAX;
     }
-    log_error("checkpoint %s of drive %s: %s", bitmap->name, bitmap->drive->name, reason);
     return model_commit(model, &record, error);
 }
 

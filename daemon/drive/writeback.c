@@ -82,7 +82,8 @@ static void degrade(struct writeback *writeback, const char *reason)
 {
     if (!writeback->degraded) {
         writeback->degraded_since_ns = model_wall_clock_ns();
-        log_error("write-back failed: %s; everything is kept in memory, trying again", reason);
+        log_event(LOG_LEVEL_ERROR, LOG_DEGRADED, NULL, NULL,
+                  "write-back failed: %s; everything is kept in memory, trying again", reason);
         history_note(writeback->model->history, writeback->model->sequence, "degraded", NULL, NULL,
                      NULL, reason);
     }
@@ -95,7 +96,7 @@ static void recover(struct writeback *writeback)
 {
     if (writeback->degraded) {
         writeback->degraded = false;
-        log_notice("write-back works again");
+        log_event(LOG_LEVEL_NOTICE, LOG_RECOVERED, NULL, NULL, "write-back works again");
         history_note(writeback->model->history, writeback->model->sequence, "recovered", NULL, NULL,
                      NULL, NULL);
     }
@@ -482,6 +483,11 @@ struct container *writeback_container(struct writeback *writeback)
 }
 
 /* ---- Questions ---- */
+
+bool writeback_is_alive(struct writeback *writeback)
+{
+    return writeback->closing || worker_is_alive(&writeback->worker);
+}
 
 uint64_t writeback_applied_seq(const struct writeback *writeback)
 {

@@ -8,6 +8,7 @@
 #include "daemon/drive/writeback_job.h"
 #include "daemon/drive/journaling.h"
 
+#include "daemon/base/progress.h"
 #include "proto/base/checked.h"
 
 #include <inttypes.h>
@@ -118,8 +119,10 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
             }
         }
     }
+    progress_begin("Writing back bitmaps", job->count);
     for (uint32_t i = 0; i < job->count; i++) {
         struct job_bitmap *bitmap = &job->bitmaps[i];
+        progress_piece();
         int r = write_entry(txn, bitmap, error);
         if (r == 0) {
             r = write_chunks(txn, bitmap, ones, error);
@@ -128,6 +131,7 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
             return r;
         }
     }
+    progress_begin("Committing to the container", 0);
     return container_commit(txn, &job->options, &job->stats, error);
 }
 

@@ -124,4 +124,12 @@ void evidence_of_file(const struct statx *stx, struct drive_probe *ret);
 void evidence_of_block(const struct probe_context *context, unsigned major, unsigned minor, int fd,
                        struct drive_probe *ret);
 
+/* ---- hidden.c ---- */
+
+/*
+ * The option of the service's unit that hides @path, which is absolute, according to @mount_table
+ * (proc(5)'s mountinfo); NULL when none seems to.
+ */
+const char *identity_hidden(const char *mount_table, const char *path);
+
 #endif

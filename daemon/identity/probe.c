@@ -59,6 +59,21 @@ static void probe_block(struct probe_context *context, unsigned major, unsigned 
     evidence_of_block(context, major, minor, fd, ret);
 }
 
+/* A path that only we do not see is a riddle: somebody else has just looked at it. */
+static int not_found(const char *path, int r, struct error *error)
+{
+    const char *option =
+        r == -ENOENT || r == -EACCES ? identity_hidden("/proc/self/mountinfo", path) : NULL;
+
+    if (option) {
+        return error_set(error, r,
+                         "cannot look at '%s': %s (the service does not see what others see there: "
+                         "%s in bitmapd.service)",
+                         path, strerror(-r), option);
+    }
+    return error_set_errno(error, r, "cannot look at '%s'", path);
+}
+
 /* @path names it in errors.  The descriptor, which is not @place's but of the same device. */
 static int open_block(int place, const char *path, uint64_t *ret_size, struct error *error)
 {
@@ -68,7 +83,13 @@ static int open_block(int place, const char *path, uint64_t *ret_size, struct er
     CLEANUP_CLOSE int fd = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
         int r = -errno;
-        return error_set_errno(error, r, "cannot open '%s'", path);
+        /* Root may open what it likes; EPERM comes from a control group. */
+        return r == -EPERM
+                   ? error_set(error, r,
+                               "cannot open '%s': %s (a rule about devices, DeviceAllow= in "
+                               "bitmapd.service or a container's, keeps the daemon from it)",
+                               path, strerror(-r))
+                   : error_set_errno(error, r, "cannot open '%s'", path);
     }
     if (ioctl(fd, BLKGETSIZE64, ret_size) < 0) {
         int r = -errno;
@@ -87,8 +108,7 @@ int drive_probe(const char *path, const struct drive_probe_options *options,
     struct statx stx;
 
     if (place < 0) {
-        int r = -errno;
-        return error_set_errno(error, r, "cannot look at '%s'", path);
+        return not_found(path, -errno, error);
     }
     int r = identity_statx(place, &stx);
     if (r < 0) {

@@ -98,6 +98,28 @@ static void test_readable(void **state)
     }
 }
 
+static void log_events(void)
+{
+    log_event(LOG_LEVEL_WARNING, LOG_UNKNOWN, "d", "b", "bitmap %s: %s", "d/b", "lost\n");
+    log_event(LOG_LEVEL_DEBUG, LOG_PRUNED, "d", NULL, "dropped");
+    errno = ENOSPC;
+    log_event(LOG_LEVEL_ERROR, LOG_DEGRADED, NULL, NULL, "%m");
+    if (errno != ENOSPC) {
+        log_error("errno");
+    }
+}
+
+/* Where there is no journal they are lines like others. */
+static void test_events(void **state)
+{
+    char lines[4096];
+
+    (void)state;
+    caught(STREAM_NONE, log_events, lines, sizeof lines);
+    assert_string_equal(lines, "bitmapd: warning: bitmap d/b: lost?\n"
+                               "bitmapd: error: No space left on device\n");
+}
+
 static void test_journal(void **state)
 {
     char lines[4096];
@@ -248,9 +270,10 @@ static void test_errno_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_readable),  cmocka_unit_test(test_journal),
-        cmocka_unit_test(test_levels),    cmocka_unit_test(test_hostile_text),
-        cmocka_unit_test(test_long_text), cmocka_unit_test(test_errno_kept),
+        cmocka_unit_test(test_readable),     cmocka_unit_test(test_journal),
+        cmocka_unit_test(test_events),       cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_hostile_text), cmocka_unit_test(test_long_text),
+        cmocka_unit_test(test_errno_kept),
     };
     return cmocka_run_group_tests_name("base: log", tests, NULL, NULL);
 }

@@ -341,6 +341,62 @@ static void test_thread(void **state)
     scene_finish(scene, 0);
 }
 
+/* A thread that left its loop, which it never should. */
+static void job_ends_thread(struct work *work)
+{
+    struct worker *worker = &((struct job *)work)->scene->worker;
+
+    job_run(work);
+    pthread_mutex_lock(&worker->lock);
+    worker->stop = true; /* as if it had been told */
+    pthread_mutex_unlock(&worker->lock);
+}
+
+static bool is_busy(struct worker *worker)
+{
+    pthread_mutex_lock(&worker->lock);
+    bool busy = worker->busy;
+    pthread_mutex_unlock(&worker->lock);
+    return busy;
+}
+
+static void test_alive(void **state)
+{
+    struct scene *scene = scene_new();
+    sem_t gate;
+
+    (void)state;
+    assert_int_equal(sem_init(&gate, 0, 0), 0);
+    assert_true(worker_is_alive(&scene->worker));
+    assert_true(worker_is_alive(&scene->worker));
+    /* In a job that does not end, with another behind it. */
+    (void)submit(scene, 0, &gate);
+    (void)submit(scene, 1, NULL);
+    while (!is_busy(&scene->worker)) {
+        (void)sched_yield();
+    }
+    for (int i = 0; i < 1000; i++) {
+        assert_true(worker_is_alive(&scene->worker));
+    }
+    assert_int_equal(sem_post(&gate), 0);
+    while (scene->done < 2) {
+        (void)uv_run(&scene->loop, UV_RUN_ONCE);
+    }
+    assert_true(worker_is_alive(&scene->worker));
+    scene->jobs[2] =
+        (struct job){.work = {.run = job_ends_thread, .done = job_done}, .scene = scene};
+    worker_submit(&scene->worker, &scene->jobs[2].work);
+    while (scene->done < 3) {
+        (void)uv_run(&scene->loop, UV_RUN_ONCE);
+    }
+    while (worker_is_alive(&scene->worker)) {
+        (void)sched_yield();
+    }
+    worker_close(&scene->worker, on_closed);
+    scene_finish(scene, 3);
+    assert_int_equal(sem_destroy(&gate), 0);
+}
+
 static void test_init_fails(void **state)
 {
     struct worker worker;
@@ -365,7 +421,8 @@ int main(void)
         cmocka_unit_test(test_order),           cmocka_unit_test(test_close_without_jobs),
         cmocka_unit_test(test_close_drains),    cmocka_unit_test(test_close_follows_chains),
         cmocka_unit_test(test_close_from_done), cmocka_unit_test(test_independent),
-        cmocka_unit_test(test_thread),          cmocka_unit_test(test_init_fails),
+        cmocka_unit_test(test_thread),          cmocka_unit_test(test_alive),
+        cmocka_unit_test(test_init_fails),
     };
     return cmocka_run_group_tests_name("base: worker", tests, NULL, NULL);
 }

@@ -30,6 +30,9 @@ int main(void)
 """
 
 
+UNITS = ("bitmapd.service", "bitmapd.socket", "bitmapd@.service", "bitmapd@.socket")
+
+
 def expected(o):
     soname = "libbitmapd.so.0"
     return {
@@ -47,8 +50,7 @@ def expected(o):
         f"{o.mandir}/man5/bitmapd.yaml.5",
         f"{o.mandir}/man8/bitmapd.8",
         f"{o.docdir}/examples/bitmapd.yaml",
-        f"{o.prefix}/lib/systemd/system/bitmapd.service",
-        f"{o.prefix}/lib/systemd/system/bitmapd.socket",
+        *(f"{o.prefix}/lib/systemd/system/{unit}" for unit in UNITS),
         f"{o.prefix}/lib/sysusers.d/bitmapd.conf",
     }
 
@@ -73,12 +75,13 @@ def check_units(o, root):
     problems = []
     with tempfile.TemporaryDirectory(prefix="bitmapd-test-units-") as folder:
         units = []
-        for name in ("bitmapd.service", "bitmapd.socket"):
+        for name in UNITS:
             with open(f"{root}{o.prefix}/lib/systemd/system/{name}", encoding="utf-8") as file:
                 text = file.read()
             if re.search(r"@\w+@", text):
                 problems.append(f"{name}: a variable was not replaced")
-            text = re.sub(r"^(Exec\w+=)", rf"\g<1>{root}", text, flags=re.M)
+            text = re.sub(rf"^(Exec\w+=\+?)({o.bindir}/bitmap)", rf"\g<1>{root}\g<2>", text,
+                          flags=re.M)
             units.append(os.path.join(folder, name))
             with open(units[-1], "w", encoding="utf-8") as file:
                 file.write(text)

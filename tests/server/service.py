@@ -200,26 +200,6 @@ def reload():
         assert client.call(STATUS)[0] == OK
 
 
-def readiness_and_stopping():
-    with Scratch() as scratch:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        listener.bind(scratch.path + "/notify")
-        listener.settimeout(20)
-        environment = dict(os.environ, NOTIFY_SOCKET=scratch.path + "/notify")
-        process = subprocess.Popen([BITMAPD, "--state-dir", scratch.path], env=environment,
-                                   stderr=subprocess.DEVNULL)
-        assert b"READY=1" in listener.recv(4096)
-        # Ready means that it listens and answers.
-        client = Client(scratch.path + "/bitmapd.sock")
-        client.must(DRIVE_ADD, drive_add("d", MIB))
-        assert {"bitmapd.sock", "bitmaps.qcow2", "journal.0", "journal.1"} <= \
-            set(os.listdir(scratch.path))
-        process.terminate()
-        assert b"STOPPING=1" in listener.recv(4096)
-        assert process.wait(20) == 0
-        assert not os.path.exists(scratch.path + "/bitmapd.sock")
-
-
 def socket_activation():
     activate = shutil.which("systemd-socket-activate")
     if not activate:
@@ -479,6 +459,6 @@ def read_only_directory():
 
 run([command_line, configuration, a_container_that_is_not_understood,
      a_journal_of_a_newer_version, a_container_put_back_in_place, one_daemon_at_a_time, reload,
-     readiness_and_stopping, socket_activation, answers_survive_a_stop,
+     socket_activation, answers_survive_a_stop,
      clients_that_leave_during_a_stop, a_path_that_hangs_does_not_hold_up_a_stop, kills_lose_nothing,
      a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk, read_only_directory])

@@ -11,19 +11,38 @@ void log_set_level(enum log_level level)
     (void)level;
 }
 
-void log_write(enum log_level level, const char *format, ...)
+static void print(enum log_level level, const char *format, va_list args)
 {
     static int verbose = -1;
-    va_list args;
 
     if (verbose < 0) {
         verbose = getenv("BITMAPD_TEST_VERBOSE") != NULL;
     }
     if (verbose) {
-        va_start(args, format);
         (void)fprintf(stderr, "<%d> ", (int)level);
         (void)vfprintf(stderr, format, args);
         (void)fputc('\n', stderr);
-        va_end(args);
     }
+}
+
+void log_write(enum log_level level, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    print(level, format, args);
+    va_end(args);
+}
+
+void log_event(enum log_level level, enum log_event event, const char *drive, const char *bitmap,
+               const char *format, ...)
+{
+    va_list args;
+
+    (void)event;
+    (void)drive;
+    (void)bitmap;
+    va_start(args, format);
+    print(level, format, args);
+    va_end(args);
 }

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A system of its own under a real systemd: this host's files under an overlay that takes all
+writes, booted by systemd-nspawn.  Nothing of the host is changed, and nothing of it runs in there."""
+
+import contextlib
+import glob
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e")]
+
+from programs import Process, run, wait_until  # noqa: E402
+
+
+def children(pid):
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+            for child in file.read().split():
+                yield int(child)
+                yield from children(int(child))
+
+
+def is_init(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return line.split()[1:][-1] == "1" and len(line.split()) > 2
+    return False
+
+
+class Machine(contextlib.ExitStack):
+    def __enter__(self):
+        super().__enter__()
+        self.directory = tempfile.mkdtemp(prefix="bitmapd-machine-")
+        self.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        scratch = self.mount("scratch", "-t", "tmpfs", "-o", "size=2g,mode=0755", "none")
+        upper, work = (os.path.join(scratch, name) for name in ("upper", "work"))
+        os.mkdir(upper)
+        os.mkdir(work)
+        self.root = self.mount("root", "-t", "overlay", "-o",
+                               f"lowerdir=/,upperdir={upper},workdir={work}", "none")
+        self.init = self.nspawn = None
+        self.boots = 0
+        self.callback(self.kill)
+        self.tidy()
+        return self
+
+    def mount(self, name, *arguments):
+        path = os.path.join(self.directory, name)
+        os.mkdir(path)
+        run("mount", *arguments, path)
+        self.callback(run, "umount", "--lazy", path, check=False)
+        return path
+
+    def tidy(self):
+        """Nothing of the host's services, and none of its traces of bitmapd."""
+        for folder in ("dev", "etc/systemd/system/multi-user.target.wants",
+                       "etc/systemd/system/timers.target.wants", "var/lib/bitmapd",
+                       "var/log/journal", "tmp"):
+            path = os.path.join(self.root, folder)
+            for name in os.listdir(path) if os.path.isdir(path) else ():
+                whole = os.path.join(path, name)
+                if os.path.isdir(whole) and not os.path.islink(whole):
+                    shutil.rmtree(whole, ignore_errors=True)
+                else:
+                    os.unlink(whole)
+        # Where the host is a container itself, this keeps packages from starting services.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.root, "usr/sbin/policy-rc.d"))
+        for path in ("etc/machine-id", "etc/fstab"):
+            self.write(path, "")
+
+    def write(self, path, content):
+        path = os.path.join(self.root, path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(content)
+
+    def boot(self):
+        log = os.path.join(self.directory, f"boot-{self.boots}.log")
+        self.boots += 1
+        self.nspawn = Process("nspawn", log, [
+            "systemd-nspawn", "--quiet", "--directory", self.root, "--boot", "--register=no",
+            "--keep-unit", f"--machine=bitmapd-test-{os.getpid()}"])
+
+        def up():
+            self.nspawn.check_running()
+            self.init = next(filter(is_init, children(self.nspawn.popen.pid)), None)
+            return self.init and self.run(
+                "systemctl", "is-system-running", check=False).stdout.strip() in (
+                    "running", "degraded")
+
+        wait_until(up, "the system boots")
+
+    def power_off(self):
+        self.run("systemctl", "poweroff")
+        self.nspawn.wait()
+        self.init = None
+
+    def kill(self):
+        """For the way out; the first process of a namespace takes the others along."""
+        if self.nspawn and self.nspawn.running():
+            self.nspawn.kill()
+
+    def run(self, *command, check=True, **options):
+        return run("nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid",
+                   "--net", "--root", "--wd", "--", *command, check=check, **options)
+
+    def start(self, *command):
+        """In the background, for what goes on beside it."""
+        return subprocess.Popen(
+            ["nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid", "--net",
+             "--root", "--wd", "--", *command], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def property(self, unit, name):
+        return self.run("systemctl", "show", "--value", "-p", name, unit).stdout.strip()
+
+    def pid(self, unit):
+        """As this host numbers it."""
+        inside = self.property(unit, "MainPID")
+        for child in children(self.init):
+            with contextlib.suppress(OSError), \
+                    open(f"/proc/{child}/status", encoding="utf-8") as file:
+                if f"\t{inside}\n" in next(line for line in file if line.startswith("NSpid:")):
+                    return child
+        return None
+
+    def path(self, inside):
+        """Of what is mounted in there too, as /run is."""
+        return f"/proc/{self.init}/root{inside}"
