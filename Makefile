@@ -45,7 +45,7 @@ test: build build-asan build-fuzz
 
 # Longer than `make test` has time for.
 fuzz: build-fuzz
-	@for target in load commit repair; do \
+	@for target in load commit repair frames yaml; do \
 	    echo "== Fuzzing: $$target, $(FUZZ_SECONDS) s"; \
 	    ./tests/fuzz/run $$target $(FUZZ_SECONDS) || exit; \
 	done

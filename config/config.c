@@ -8,6 +8,7 @@
  */
 #include "config/config.h"
 
+#include "config/access.h"
 #include "config/document.h"
 #include "config/schema.h"
 
@@ -44,6 +45,7 @@ int config_init(struct config *config, const char *state_dir)
             return r;
         }
     }
+    access_default(&config->access);
     return 0;
 }
 
@@ -52,6 +54,7 @@ void config_deinit(struct config *config)
     for (size_t i = 0; i < config_settings_count; i++) {
         setting_clear(&config_settings[i], config);
     }
+    access_clear(&config->access);
     *config = (struct config){0};
 }
 
@@ -61,6 +64,7 @@ struct reading {
     struct config *config;
     size_t setting_lines[SETTINGS_MAX]; /* where each was given, 0 when it was not */
     size_t section_lines[SETTINGS_MAX]; /* the same for sections, by their first setting */
+    struct access_reading access;
 };
 
 static int error_unknown_key(const struct reading *reading, const struct document_node *node,
@@ -141,6 +145,9 @@ static int visit(void *opaque, const struct document_node *node, struct error *e
     bool dotted = strchr(node->key, '.') != NULL;
     const struct setting *setting = dotted ? NULL : setting_find(node->path);
 
+    if (access_is_path(node->path) && !dotted) {
+        return access_visit(&reading->access, node, error);
+    }
     if (setting) {
         return visit_setting(reading, node, setting, error);
     }
@@ -154,7 +161,11 @@ int config_parse(struct config *config, const char *name, const void *text, size
                  struct error *error)
 {
     CLEANUP(config_deinit) struct config draft = {0};
-    struct reading reading = {.name = name, .config = &draft};
+    struct reading reading = {
+        .name = name,
+        .config = &draft,
+        .access = {.name = name, .access = &draft.access},
+    };
 
     if (bytes > CONFIG_BYTES_MAX) {
         return error_set(error, -EINVAL, "%s: expected at most %u bytes, got more", name,
@@ -167,8 +178,18 @@ int config_parse(struct config *config, const char *name, const void *text, size
         }
     }
     int r = document_walk(name, text, bytes, visit, &reading, error);
+    if (r == 0) {
+        r = access_finish(&reading.access, error);
+    }
     if (r < 0) {
         return r;
+    }
+    /* The rules are one value: those of the file, or what was there before. */
+    draft.access.has_default_group = config->access.has_default_group;
+    draft.access.default_group = config->access.default_group;
+    if (reading.access.line == 0) {
+        draft.access = config->access;
+        config->access = (struct config_access){0};
     }
     struct config old = *config;
     *config = draft;
@@ -228,6 +249,7 @@ void config_dump(const struct config *config, FILE *out)
         setting_print(setting, config, out);
         putc('\n', out);
     }
+    access_dump(&config->access, out);
 }
 
 int config_check_reload(const struct config *old, const struct config *new, struct error *error)

@@ -2,8 +2,10 @@
 #ifndef BITMAPD_CONFIG_CONFIG_H
 #define BITMAPD_CONFIG_CONFIG_H
 
+#include "proto/base/access.h"
 #include "proto/base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,7 +14,8 @@
  * The daemon's settings, from a YAML file of at most CONFIG_BYTES_MAX without
  * anchors, aliases, tags or more than one document.  One schema table in
  * schema.c names every key with its type, range and default, and drives
- * parsing, defaults, --dump-config and the comparison at reload.
+ * parsing, defaults, --dump-config and the comparison at reload; only the list
+ * of rules, "access", is read by access.c.
  *
  * No function here keeps state of its own; one thread at a time may use a
  * struct config.
@@ -27,6 +30,14 @@ enum config_durability {
 enum config_unproven {
     CONFIG_TRUST,
     CONFIG_UNKNOWN,
+};
+
+struct config_access {
+    bool given; /* else who administers is the default: see below */
+    struct access_rule *rules;
+    uint32_t rules_count;
+    bool has_default_group; /* there is a group "bitmapd" on this host */
+    uint32_t default_group; /* its gid */
 };
 
 struct config {
@@ -65,8 +76,11 @@ struct config {
     } retention;
     struct {
         uint32_t connections;             /* at once */
+        uint32_t connections_per_user;    /* 0: half of those */
         uint32_t requests_per_connection; /* in flight */
+        uint32_t requests_per_user;       /* in flight */
         uint32_t maps_per_connection;     /* in flight */
+        uint64_t map_memory;              /* bytes of maps that are made and not yet read */
         uint32_t unsettled_per_writer;    /* marks */
         uint32_t drives;
         uint32_t bitmaps;        /* <= 65535 */
@@ -75,6 +89,7 @@ struct config {
         uint64_t sealed_memory;  /* bytes of sealed bitmaps kept although the container has them */
         uint32_t catalog_events; /* kept; older ones are deleted */
     } limits;
+    struct config_access access;
     struct {
         int level; /* 0 error, 1 warning, 2 notice, 3 info, 4 debug */
     } log;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * libyaml's events turned into a walk over keys and values.
+ * libyaml's events turned into a walk over keys, values and lists of values.
  *
  * The event interface is used, not libyaml's document tree or a mapping
  * library, because only events carry the line and column of every scalar, and
@@ -15,7 +15,6 @@
 
 #include "proto/base/cleanup.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,10 +27,13 @@ struct walk {
     void *opaque;
 
     uint32_t documents;
-    uint32_t depth;   /* mappings that are open */
-    bool key_pending; /* the next node is the value of the path's last key */
+    uint32_t depth;    /* mappings and lists that are open */
+    uint32_t mappings; /* of these */
+    bool key_pending;  /* the next node is the value of the path's last key */
     char path[(DOCUMENT_DEPTH_MAX + 1) * (DOCUMENT_KEY_BYTES_MAX + 1)];
-    size_t key_start[DOCUMENT_DEPTH_MAX + 1]; /* where the key in each open mapping begins */
+    bool is_list[DOCUMENT_DEPTH_MAX + DOCUMENT_LISTS_MAX + 1];
+    /* Where the last key in each of them begins; a list has that of the mapping around it. */
+    size_t key_start[DOCUMENT_DEPTH_MAX + DOCUMENT_LISTS_MAX + 1];
     struct document_place key_place;
 };
 
@@ -196,33 +198,60 @@ static int walk_key(struct walk *walk, const struct document_node *node, struct 
 /* Forgets the current key of the innermost mapping: its value is complete. */
 static void walk_key_done(struct walk *walk)
 {
-    size_t start = walk->depth > 0 ? walk->key_start[walk->depth] : 0;
+    if (walk->is_list[walk->depth]) {
+        return; /* the key is the list's, which goes on */
+    }
+    size_t start = walk->key_start[walk->depth];
     walk->path[start > 0 ? start - 1 : 0] = '\0';
     walk->key_pending = false;
 }
 
+/* Enters a mapping or list that is visited already. */
+static int walk_open(struct walk *walk, const struct document_node *node, struct error *error)
+{
+    bool list = node->kind == DOCUMENT_LIST;
+    uint32_t lists = walk->depth - walk->mappings;
+
+    if (list && lists == DOCUMENT_LISTS_MAX) {
+        return document_error(error, walk->name, node->place, walk->path,
+                              "expected at most %d lists inside one another, got more",
+                              DOCUMENT_LISTS_MAX);
+    }
+    if (!list && walk->mappings == DOCUMENT_DEPTH_MAX) {
+        return document_error(error, walk->name, node->place, walk->path,
+                              "expected at most %d mappings inside one another, got more",
+                              DOCUMENT_DEPTH_MAX);
+    }
+    walk->depth++;
+    walk->mappings += !list;
+    walk->is_list[walk->depth] = list;
+    walk->key_start[walk->depth] = walk->key_start[walk->depth - 1];
+    walk->key_pending = false;
+    return 0;
+}
+
+static void walk_close(struct walk *walk, bool list)
+{
+    walk->depth--;
+    walk->mappings -= !list;
+    walk_key_done(walk);
+}
+
 static int walk_value(struct walk *walk, struct document_node *node, struct error *error)
 {
+    node->item = walk->is_list[walk->depth];
     node->path = walk->path;
-    node->key = walk->path + (walk->depth > 0 ? walk->key_start[walk->depth] : 0);
-    node->key_place = walk->depth > 0 ? walk->key_place : node->place;
+    node->key = walk->path + walk->key_start[walk->depth];
+    node->key_place = walk->depth > 0 && !node->item ? walk->key_place : node->place;
 
     int r = walk->visit(walk->opaque, node, error);
     if (r != 0) {
         return r;
     }
-    assert(node->kind != DOCUMENT_LIST);
-    if (node->kind == DOCUMENT_MAPPING) {
-        if (walk->depth == DOCUMENT_DEPTH_MAX) {
-            return document_error(error, walk->name, node->place, walk->path,
-                                  "expected at most %d mappings inside one another, got more",
-                                  DOCUMENT_DEPTH_MAX);
-        }
-        walk->depth++;
-        walk->key_pending = false;
-    } else {
-        walk_key_done(walk);
+    if (node->kind == DOCUMENT_MAPPING || node->kind == DOCUMENT_LIST) {
+        return walk_open(walk, node, error);
     }
+    walk_key_done(walk);
     return 0;
 }
 
@@ -270,7 +299,7 @@ static int walk_node(struct walk *walk, const yaml_event_t *event, struct error 
                               "expected a plain value, got one with %s",
                               anchor ? "an anchor" : "a tag");
     }
-    if (walk->depth > 0 && !walk->key_pending) {
+    if (walk->depth > 0 && !walk->is_list[walk->depth] && !walk->key_pending) {
         return walk_key(walk, &node, error);
     }
     return walk_value(walk, &node, error);
@@ -293,10 +322,10 @@ static int walk_event(struct walk *walk, const yaml_event_t *event, struct error
     case YAML_SEQUENCE_START_EVENT:
         return walk_node(walk, event, error);
     case YAML_MAPPING_END_EVENT:
-        walk->depth--;
-        walk_key_done(walk);
+    case YAML_SEQUENCE_END_EVENT:
+        walk_close(walk, event->type == YAML_SEQUENCE_END_EVENT);
         return 0;
-    default: /* starts and ends of stream and document; a list's end is never reached */
+    default: /* starts and ends of stream and document */
         return 0;
     }
 }

@@ -8,19 +8,21 @@
 #include <stddef.h>
 
 /*
- * YAML text as a walk over nested mappings: every value is visited once, in
- * the text's order, with the dotted path of its keys.  What YAML has and
+ * YAML text as a walk over nested mappings and lists: every value is visited
+ * once, in the text's order, with the dotted path of its keys; items of a list
+ * have the list's path.  What YAML has and
  * settings have no use for (aliases, anchors, tags, keys that are no words,
  * several documents) is refused here.
  */
 #define DOCUMENT_DEPTH_MAX     3  /* mappings inside one another */
+#define DOCUMENT_LISTS_MAX     2  /* lists inside one another, or in what is in one */
 #define DOCUMENT_KEY_BYTES_MAX 63 /* of one key, without a NUL */
 
 enum document_kind {
     DOCUMENT_NOTHING, /* an empty plain scalar, "~" or "null" */
     DOCUMENT_SCALAR,
     DOCUMENT_MAPPING, /* its values are visited next */
-    DOCUMENT_LIST,
+    DOCUMENT_LIST,    /* so are its items */
 };
 
 struct document_place {
@@ -32,6 +34,7 @@ struct document_node {
     const char *path; /* "socket.path"; "" for the document itself */
     const char *key;  /* last key of the path; may hold '.' */
     struct document_place key_place;
+    bool item; /* of a list */
     enum document_kind kind;
     const char *text; /* of a scalar, NUL-terminated at @text_bytes; may hold NUL bytes before */
     size_t text_bytes;
@@ -40,7 +43,7 @@ struct document_node {
 
 /*
  * Gets one node, borrowed during the call; anything but 0 ends the walk and
- * becomes its result.  It must refuse DOCUMENT_LIST, which no setting takes.
+ * becomes its result.
  */
 typedef int (*document_visit)(void *opaque, const struct document_node *node, struct error *error);
 

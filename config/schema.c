@@ -215,6 +215,15 @@ const struct setting config_settings[] = {
         .description = "connections at once",
     },
     {
+        .key = "limits.connections_per_user",
+        .type = SETTING_COUNT,
+        MEMBER(limits.connections_per_user),
+        .initial = "0",
+        .max = 1000000,
+        .reloadable = true,
+        .description = "connections of one user at once; 0: half of all",
+    },
+    {
         .key = "limits.requests_per_connection",
         .type = SETTING_COUNT,
         MEMBER(limits.requests_per_connection),
@@ -225,6 +234,16 @@ const struct setting config_settings[] = {
         .description = "requests of one connection in flight",
     },
     {
+        .key = "limits.requests_per_user",
+        .type = SETTING_COUNT,
+        MEMBER(limits.requests_per_user),
+        .initial = "16384",
+        .min = 1,
+        .max = 1000000000,
+        .reloadable = true,
+        .description = "requests of one user in flight",
+    },
+    {
         .key = "limits.maps_per_connection",
         .type = SETTING_COUNT,
         MEMBER(limits.maps_per_connection),
@@ -233,6 +252,15 @@ const struct setting config_settings[] = {
         .max = 1024,
         .reloadable = true,
         .description = "map requests of one connection in flight",
+    },
+    {
+        .key = "limits.map_memory",
+        .type = SETTING_SIZE,
+        MEMBER(limits.map_memory),
+        .initial = "256M",
+        .max = UINT64_MAX,
+        .reloadable = true,
+        .description = "memory for maps that clients have not read to their end; 0: no limit",
     },
     {
         .key = "limits.unsettled_per_writer",

@@ -56,6 +56,8 @@ void setting_expected(const struct setting *setting, char buffer[SETTING_EXPECTE
 
 /* Writes " VALUE" as YAML that reads back as the same value; for nothing, nothing. */
 void setting_print(const struct setting *setting, const struct config *config, FILE *out);
+/* Writes a text as a YAML scalar, quoted where it has to be. */
+void setting_print_text(const char *text, FILE *out);
 bool setting_equal(const struct setting *setting, const struct config *a, const struct config *b);
 /* Copies the value; -ENOMEM. */
 int setting_copy(const struct setting *setting, struct config *to, const struct config *from);

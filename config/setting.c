@@ -255,7 +255,7 @@ static bool needs_no_quotes(const char *text)
            text[0] != '-' && text[0] != '.' && text[0] != '\0' && strcasecmp(text, "null") != 0;
 }
 
-static void text_print(const char *text, FILE *out)
+void setting_print_text(const char *text, FILE *out)
 {
     if (needs_no_quotes(text)) {
         fputs(text, out);
@@ -288,7 +288,7 @@ void setting_print(const struct setting *setting, const struct config *config, F
     }
     putc(' ', out);
     if (text) {
-        text_print(text, out);
+        setting_print_text(text, out);
     } else if (setting->type == SETTING_WORD) {
         fputs(setting->words[number_value(setting, config)], out);
     } else {

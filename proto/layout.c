@@ -31,7 +31,7 @@
 /* The array of size -1 would be a structure that outgrew the decoder's scratch. */
 #define LAYOUT(type, fields_)                                                                      \
     {                                                                                              \
-        #type + sizeof "message_" - 1, fields_, sizeof fields_ / sizeof fields_[0],                \
+        &#type[sizeof "message_" - 1], fields_, sizeof fields_ / sizeof fields_[0],                \
         sizeof(struct type) + 0 * sizeof(char[sizeof(struct type) <= STRUCT_BYTES_MAX ? 1 : -1])   \
     }
 
@@ -262,6 +262,11 @@ static const struct field checkpoint_map_fields[] = {
     FIELD(message_checkpoint_map, offset),
 };
 
+static const struct field restrict_fields[] = {
+    FIELD(message_restrict, drive),
+    FIELD(message_restrict, rights),
+};
+
 const struct layout message_layouts[MESSAGE_TYPES] = {
     [MESSAGE_EMPTY] = {"empty", NULL, 0, 0},
     [MESSAGE_ERROR] = LAYOUT(message_error, error_fields),
@@ -298,6 +303,7 @@ const struct layout message_layouts[MESSAGE_TYPES] = {
     [MESSAGE_CHECKPOINT_DELETE] = LAYOUT(message_checkpoint_delete, checkpoint_delete_fields),
     [MESSAGE_CHECKPOINT_INFO] = LAYOUT(message_checkpoint_info, checkpoint_info_fields),
     [MESSAGE_CHECKPOINT_MAP] = LAYOUT(message_checkpoint_map, checkpoint_map_fields),
+    [MESSAGE_RESTRICT] = LAYOUT(message_restrict, restrict_fields),
 };
 
 static const struct {
@@ -305,6 +311,7 @@ static const struct {
     enum message_type request;
 } operations[] = {
     [OPERATION_HELLO] = {"hello", MESSAGE_HELLO},
+    [OPERATION_RESTRICT] = {"restrict", MESSAGE_RESTRICT},
     [OPERATION_DRIVE_ADD] = {"drive-add", MESSAGE_DRIVE_ADD},
     [OPERATION_DRIVE_LIST] = {"drive-list", MESSAGE_EMPTY},
     [OPERATION_DRIVE_SHOW] = {"drive-show", MESSAGE_DRIVE_NAME},

@@ -27,6 +27,7 @@
 
 enum operation {
     OPERATION_HELLO = 1,
+    OPERATION_RESTRICT = 3,
 
     OPERATION_DRIVE_ADD = 16,
     OPERATION_DRIVE_LIST = 17,
@@ -171,6 +172,7 @@ enum message_type {
     MESSAGE_CHECKPOINT_DELETE,
     MESSAGE_CHECKPOINT_INFO,
     MESSAGE_CHECKPOINT_MAP,
+    MESSAGE_RESTRICT,
     MESSAGE_TYPES
 };
 
@@ -474,6 +476,11 @@ struct message_checkpoint_map {
     struct wire_string since;
     struct wire_string until; /* empty: everything up to now */
     uint64_t offset;          /* as in message_map */
+};
+
+struct message_restrict {
+    struct wire_string drive;
+    uint32_t rights; /* enum access_right, at least one */
 };
 
 /* A byte buffer that grows; the memory is the owner's to free. */

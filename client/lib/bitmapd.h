@@ -122,6 +122,15 @@ int bitmapd_set_reconnect_timeout(bitmapd *handle, unsigned seconds);
 int bitmapd_connect(bitmapd *handle, const char *path);
 
 /*
+ * Takes over a connection that another program has made, restricted
+ * (bitmapd_restrict()) and handed on, and says HELLO on it.  When it is lost
+ * it is not sought again, and neither this nor bitmapd_connect() can be called
+ * any more.  Returns as bitmapd_connect(); @fd is the handle's unless -EISCONN,
+ * -EPERM, -EDEADLK, -EBADF or -ENOMEM is returned.
+ */
+int bitmapd_connect_fd(bitmapd *handle, int fd);
+
+/*
  * The last failure of a call on this handle in words, one line without
  * control characters, "" if none; within a completion, of its request.
  * Borrowed until the next call.
@@ -521,6 +530,24 @@ size_t bitmapd_unsettled_max(const bitmapd *handle);
 
 /* Everything up to this point is in the container when it returns. */
 int bitmapd_flush(bitmapd *handle);
+/* bitmapd(8) says under ACCESS what each right permits. */
+enum bitmapd_rights {
+    BITMAPD_RIGHT_READ = 1 << 0,
+    BITMAPD_RIGHT_TRACK = 1 << 1,
+    BITMAPD_RIGHT_OPERATE = 1 << 2, /* and what READ permits */
+    BITMAPD_RIGHT_ADMIN = 1 << 3,   /* everything */
+};
+
+/*
+ * Leaves the connection one drive and these rights on it (enum bitmapd_rights),
+ * which it must have, else -EPERM; for ever.  -EBUSY while requests are in
+ * flight, or while it writes to other drives.  From then on the connection
+ * stands for these rights, whoever uses it: bitmapd_fd() may be passed to
+ * another program, which takes it over with bitmapd_connect_fd(), and this
+ * handle is closed.  It is not sought again when it is lost, since
+ * another connection would not be restricted.
+ */
+int bitmapd_restrict(bitmapd *handle, const char *drive, unsigned rights);
 /* The daemon reads its configuration again: -EINVAL, in words, when it is wrong and kept as it was.
  */
 int bitmapd_reload(bitmapd *handle);

@@ -104,7 +104,7 @@ void connection_lost(struct bitmapd *handle, int r, const char *format, ...)
         give_up(handle, r);
         return;
     }
-    if (timeout_ns == 0) {
+    if (timeout_ns == 0 || handle->only_this) {
         give_up(handle, -ENOTCONN);
         return;
     }
@@ -370,7 +370,7 @@ int bitmapd_set_reconnect_timeout(bitmapd *handle, unsigned seconds)
     return 0;
 }
 
-int bitmapd_connect(bitmapd *handle, const char *path)
+static int check_connect(struct bitmapd *handle)
 {
     client_clear_error(handle);
     if (handle->dispatching || handle->closing) {
@@ -378,6 +378,66 @@ int bitmapd_connect(bitmapd *handle, const char *path)
     }
     if (handle->state != CONNECTION_NONE) {
         return client_fail(handle, -EISCONN, "connected already");
+    }
+    if (handle->only_this) {
+        return client_fail(handle, -EPERM, "the handle was bound to a connection that is gone");
+    }
+    return 0;
+}
+
+/* Begins to connect to @path (taken over), or with a descriptor that is connected, and waits. */
+static int connect_and_wait(struct bitmapd *handle, char *path, int fd)
+{
+    free(handle->path);
+    handle->path = path;
+    handle->first = true;
+    handle->backoff_ms = BACKOFF_MS_MIN;
+    handle->deadline_ns = client_now_ns() + CONNECT_TIMEOUT_S * NS_PER_S;
+    handle->lost_result = 0;
+    handle->lost_words[0] = '\0';
+    if (fd >= 0) {
+        handle->fd = fd;
+        say_hello(handle);
+    } else {
+        connection_start(handle);
+    }
+    while (handle->first && handle->state != CONNECTION_NONE) {
+        client_turn(handle);
+    }
+    handle->first = false;
+    if (handle->state == CONNECTION_NONE) {
+        uint8_t status = handle->status;
+        (void)client_fail(handle, handle->lost_result, "%s", handle->lost_words);
+        handle->status = status;
+        return handle->lost_result;
+    }
+    return 0;
+}
+
+int bitmapd_connect_fd(bitmapd *handle, int fd)
+{
+    int r = check_connect(handle);
+    if (r < 0) {
+        return r;
+    }
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
+        fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        return client_fail(handle, -errno, "the descriptor: %s", strerrordesc_np(errno));
+    }
+    char *name = strdup("the connection that was handed over");
+    if (!name) {
+        return client_fail(handle, -ENOMEM, "out of memory");
+    }
+    handle->only_this = true;
+    return connect_and_wait(handle, name, fd);
+}
+
+int bitmapd_connect(bitmapd *handle, const char *path)
+{
+    int r = check_connect(handle);
+    if (r < 0) {
+        return r;
     }
     if (!path) {
         path = secure_getenv("BITMAPD_SOCKET");
@@ -394,25 +454,7 @@ int bitmapd_connect(bitmapd *handle, const char *path)
     if (!copy) {
         return client_fail(handle, -ENOMEM, "out of memory");
     }
-    free(handle->path);
-    handle->path = copy;
-    handle->first = true;
-    handle->backoff_ms = BACKOFF_MS_MIN;
-    handle->deadline_ns = client_now_ns() + CONNECT_TIMEOUT_S * NS_PER_S;
-    handle->lost_result = 0;
-    handle->lost_words[0] = '\0';
-    connection_start(handle);
-    while (handle->first && handle->state != CONNECTION_NONE) {
-        client_turn(handle);
-    }
-    handle->first = false;
-    if (handle->state == CONNECTION_NONE) {
-        uint8_t status = handle->status;
-        (void)client_fail(handle, handle->lost_result, "%s", handle->lost_words);
-        handle->status = status;
-        return handle->lost_result;
-    }
-    return 0;
+    return connect_and_wait(handle, copy, -1);
 }
 
 void connection_deinit(struct bitmapd *handle)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The daemon itself: flush, reload, status.
+ * The daemon itself, and this connection to it: flush, reload, status, restrict.
  */
 #include "client/lib/internal.h"
 
@@ -23,6 +23,20 @@ int bitmapd_flush(bitmapd *handle)
     client_clear_error(handle);
     return client_call(handle, REQUEST_ONCE, OPERATION_FLUSH, MESSAGE_EMPTY, NULL, false,
                        flush_reply, NULL);
+}
+
+int bitmapd_restrict(bitmapd *handle, const char *drive, unsigned rights)
+{
+    client_clear_error(handle);
+    int r = client_check_text(handle, "drive", drive, NAME_BYTES_MAX);
+    if (r < 0) {
+        return r;
+    }
+    struct message_restrict message = {.drive = wire_string(drive), .rights = rights};
+    /* Another connection would not be restricted: none is sought, whatever the answer. */
+    handle->only_this = true;
+    return client_call(handle, REQUEST_ONCE, OPERATION_RESTRICT, MESSAGE_RESTRICT, &message, false,
+                       NULL, NULL);
 }
 
 int bitmapd_reload(bitmapd *handle)

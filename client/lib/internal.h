@@ -170,6 +170,7 @@ struct bitmapd {
     char *path;
     char client_name[CLIENT_NAME_BYTES_MAX + 1];
     unsigned reconnect_timeout_s;
+    bool only_this;        /* no other connection than this one will do */
     bool first;            /* bitmapd_connect() waits: no reconnecting yet */
     bool known;            /* a container has been met: the next fields are set */
     int lost_result;       /* NONE: why, -errno; 0 before the first connect */

@@ -30,9 +30,10 @@ static void take(struct app *app, struct config *config)
     struct model_settings model_settings;
     struct server_settings server_settings;
 
-    config_deinit(&app->config);
+    /* What is borrowed of the old one is let go of below, before it is freed. */
+    struct config old = app->config;
     app->config = *config;
-    *config = (struct config){0};
+    *config = old;
     log_set_level((enum log_level)app->config.log.level);
     settings_for_model(&app->config, &model_settings);
     model_configure(app->model, &model_settings);

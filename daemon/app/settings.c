@@ -39,9 +39,17 @@ void settings_for_server(const struct config *config, struct server_settings *re
 {
     *ret = (struct server_settings){
         .connections_max = config->limits.connections,
+        .user_connections_max = config->limits.connections_per_user,
         .requests_max = config->limits.requests_per_connection,
+        .user_requests_max = config->limits.requests_per_user,
         .streams_max = config->limits.maps_per_connection,
+        .map_bytes_max = config->limits.map_memory,
         .unsettled_max = config->limits.unsettled_per_writer,
+        .rules = config->access.rules,
+        .rules_count = config->access.rules_count,
+        .admin_group = !config->access.given && config->access.has_default_group
+                           ? (gid_t)config->access.default_group
+                           : (gid_t)-1,
     };
 }
 

@@ -371,6 +371,12 @@ uint64_t model_sequence(const struct model *model)
     return model->sequence;
 }
 
+void model_note(struct model *model, const char *kind, const char *drive, const char *peer,
+                const char *detail)
+{
+    history_note(model->history, 0, kind, drive, NULL, peer, detail);
+}
+
 uint64_t model_last_id(const struct model *model)
 {
     return model->next_id - 1;

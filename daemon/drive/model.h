@@ -343,6 +343,10 @@ void writer_lost(struct model *model, struct writer *writer);
 /* True once its token was taken away: every call refuses but writer_lost(). */
 bool writer_is_fenced(const struct writer *writer);
 
+/* Leaves an event that is no change in the history.  Strings may be NULL, and are copied. */
+void model_note(struct model *model, const char *kind, const char *drive, const char *peer,
+                const char *detail);
+
 /* ---- What users read ---- */
 
 struct drive_status {

@@ -10,6 +10,7 @@
  */
 #include "daemon/server/internal.h"
 
+#include <stddef.h>
 #include <string.h>
 
 union message {
@@ -33,54 +34,62 @@ union message {
     struct message_checkpoint_create checkpoint_create;
     struct message_checkpoint_delete checkpoint_delete;
     struct message_checkpoint_map checkpoint_map;
+    struct message_restrict restrict_to;
 };
 
+/* Where a message says what it is about. */
+#define ABOUT(subject, type, member) SUBJECT_##subject, offsetof(struct type, member)
+#define ABOUT_ALONE(subject)         SUBJECT_##subject, 0
+#define MAY_ANY                      (ACCESS_READ | ACCESS_TRACK | ACCESS_OPERATE | ACCESS_ADMIN)
+
 /*
- * Each operation with its handler.  One that must not be done twice has its
- * record's type: its message begins with the request id, by which a repeat is
- * recognised before the handler runs.
+ * Each operation with its handler, the right that it needs and what on.  One
+ * that must not be done twice has its record's type: its message begins with
+ * the request id, by which a repeat is recognised before the handler runs.
  */
 /* clang-format off */
 static const struct route {
     request_handler *handler;
+    struct access_need need;
     bool once;
     enum record_type type;
     bool part; /* may be one of a transaction's */
 } routes[] = {
-    [OPERATION_HELLO] = {handle_hello, false, 0, false},
-    [OPERATION_DRIVE_ADD] = {handle_drive_add, true, RECORD_DRIVE_ADD, false},
-    [OPERATION_DRIVE_LIST] = {stream_drives, false, 0, false},
-    [OPERATION_DRIVE_SHOW] = {handle_drive_show, false, 0, false},
-    [OPERATION_DRIVE_SET] = {handle_drive_set, true, RECORD_DRIVE_SET, false},
-    [OPERATION_DRIVE_RENAME] = {handle_drive_rename, true, RECORD_DRIVE_RENAME, false},
-    [OPERATION_DRIVE_RESIZE] = {handle_drive_resize, true, RECORD_DRIVE_RESIZE, false},
-    [OPERATION_DRIVE_REMOVE] = {handle_drive_remove, true, RECORD_DRIVE_REMOVE, false},
-    [OPERATION_DRIVE_FENCE] = {handle_drive_fence, true, RECORD_FENCE, false},
-    [OPERATION_DRIVE_ADOPT] = {handle_drive_adopt, true, RECORD_DRIVE_ADOPT, false},
-    [OPERATION_BITMAP_CREATE] = {handle_bitmap_create, true, RECORD_BITMAP_CREATE, true},
-    [OPERATION_BITMAP_LIST] = {stream_bitmaps, false, 0, false},
-    [OPERATION_BITMAP_SHOW] = {handle_bitmap_show, false, 0, false},
-    [OPERATION_BITMAP_DELETE] = {handle_bitmap_delete, true, RECORD_BITMAP_DELETE, true},
-    [OPERATION_BITMAP_ENABLE] = {handle_bitmap_enable, true, RECORD_BITMAP_ENABLE, true},
-    [OPERATION_BITMAP_DISABLE] = {handle_bitmap_disable, true, RECORD_BITMAP_DISABLE, true},
-    [OPERATION_BITMAP_RENAME] = {handle_bitmap_rename, true, RECORD_BITMAP_RENAME, true},
-    [OPERATION_BITMAP_SET] = {handle_bitmap_set, true, RECORD_BITMAP_SET, true},
-    [OPERATION_BITMAP_CLEAR] = {handle_bitmap_clear, true, RECORD_BITMAP_CLEAR, true},
-    [OPERATION_BITMAP_MERGE] = {handle_bitmap_merge, true, RECORD_BITMAP_MERGE, true},
-    [OPERATION_MAP] = {stream_map, false, 0, false},
-    [OPERATION_MARK] = {handle_mark, false, 0, false},
-    [OPERATION_SETTLE] = {handle_settle, false, 0, false},
-    [OPERATION_ATTACH] = {handle_attach, false, 0, false},
-    [OPERATION_RESUME] = {handle_resume, false, 0, false},
-    [OPERATION_DETACH] = {handle_detach, false, 0, false},
-    [OPERATION_FLUSH] = {handle_flush, false, 0, false},
-    [OPERATION_STATUS] = {handle_status, false, 0, false},
-    [OPERATION_RELOAD] = {handle_reload, false, 0, false},
-    [OPERATION_TRANSACTION] = {handle_transaction, true, RECORD_TRANSACTION, false},
-    [OPERATION_CHECKPOINT_CREATE] = {handle_checkpoint_create, true, RECORD_TRANSACTION, true},
-    [OPERATION_CHECKPOINT_LIST] = {stream_checkpoints, false, 0, false},
-    [OPERATION_CHECKPOINT_DELETE] = {handle_checkpoint_delete, true, RECORD_CHECKPOINT_DELETE, true},
-    [OPERATION_CHECKPOINT_MAP] = {handle_checkpoint_map, false, 0, false},
+    [OPERATION_HELLO] = {handle_hello, {MAY_ANY, ABOUT_ALONE(NONE)}},
+    [OPERATION_RESTRICT] = {handle_restrict, {MAY_ANY, ABOUT(DRIVE, message_restrict, drive)}},
+    [OPERATION_DRIVE_ADD] = {handle_drive_add, {ACCESS_ADMIN, ABOUT(DRIVE, message_drive_add, name)}, true, RECORD_DRIVE_ADD},
+    [OPERATION_DRIVE_LIST] = {stream_drives, {MAY_ANY, ABOUT_ALONE(SOME)}},
+    [OPERATION_DRIVE_SHOW] = {handle_drive_show, {MAY_ANY, ABOUT(DRIVE, message_drive_name, name)}},
+    [OPERATION_DRIVE_SET] = {handle_drive_set, {ACCESS_ADMIN, ABOUT(DRIVE, message_drive_set, name)}, true, RECORD_DRIVE_SET},
+    [OPERATION_DRIVE_RENAME] = {handle_drive_rename, {ACCESS_ADMIN, ABOUT_ALONE(RENAME)}, true, RECORD_DRIVE_RENAME},
+    [OPERATION_DRIVE_RESIZE] = {handle_drive_resize, {ACCESS_ADMIN, ABOUT(DRIVE, message_drive_resize, name)}, true, RECORD_DRIVE_RESIZE},
+    [OPERATION_DRIVE_REMOVE] = {handle_drive_remove, {ACCESS_ADMIN, ABOUT(DRIVE, message_drive_change, name)}, true, RECORD_DRIVE_REMOVE},
+    [OPERATION_DRIVE_FENCE] = {handle_drive_fence, {ACCESS_ADMIN, ABOUT(DRIVE, message_drive_change, name)}, true, RECORD_FENCE},
+    [OPERATION_DRIVE_ADOPT] = {handle_drive_adopt, {ACCESS_ADMIN, ABOUT(DRIVE, message_drive_change, name)}, true, RECORD_DRIVE_ADOPT},
+    [OPERATION_BITMAP_CREATE] = {handle_bitmap_create, {ACCESS_OPERATE, ABOUT(BITMAP, message_bitmap_create, bitmap)}, true, RECORD_BITMAP_CREATE, true},
+    [OPERATION_BITMAP_LIST] = {stream_bitmaps, {ACCESS_READ, ABOUT(DRIVE_OR_SOME, message_drive_name, name)}},
+    [OPERATION_BITMAP_SHOW] = {handle_bitmap_show, {ACCESS_READ, ABOUT(BITMAP, message_bitmap_name, bitmap)}},
+    [OPERATION_BITMAP_DELETE] = {handle_bitmap_delete, {ACCESS_OPERATE, ABOUT(BITMAP, message_bitmap_change, bitmap)}, true, RECORD_BITMAP_DELETE, true},
+    [OPERATION_BITMAP_ENABLE] = {handle_bitmap_enable, {ACCESS_OPERATE, ABOUT(BITMAP, message_bitmap_change, bitmap)}, true, RECORD_BITMAP_ENABLE, true},
+    [OPERATION_BITMAP_DISABLE] = {handle_bitmap_disable, {ACCESS_OPERATE, ABOUT(BITMAP, message_bitmap_change, bitmap)}, true, RECORD_BITMAP_DISABLE, true},
+    [OPERATION_BITMAP_RENAME] = {handle_bitmap_rename, {ACCESS_OPERATE, ABOUT(BITMAP, message_bitmap_change, bitmap)}, true, RECORD_BITMAP_RENAME, true},
+    [OPERATION_BITMAP_SET] = {handle_bitmap_set, {ACCESS_OPERATE, ABOUT(BITMAP, message_bitmap_range, bitmap)}, true, RECORD_BITMAP_SET, true},
+    [OPERATION_BITMAP_CLEAR] = {handle_bitmap_clear, {ACCESS_OPERATE, ABOUT(BITMAP, message_bitmap_range, bitmap)}, true, RECORD_BITMAP_CLEAR, true},
+    [OPERATION_BITMAP_MERGE] = {handle_bitmap_merge, {ACCESS_OPERATE, ABOUT_ALONE(MERGE)}, true, RECORD_BITMAP_MERGE, true},
+    [OPERATION_MAP] = {stream_map, {ACCESS_READ, ABOUT(BITMAP, message_map, bitmap)}},
+    [OPERATION_MARK] = {handle_mark, {ACCESS_TRACK, ABOUT(ID, message_mark, drive)}},
+    [OPERATION_SETTLE] = {handle_settle, {ACCESS_TRACK, ABOUT(ID, message_settle, drive)}},
+    [OPERATION_ATTACH] = {handle_attach, {ACCESS_TRACK, ABOUT(DRIVE, message_attach, drive)}},
+    [OPERATION_RESUME] = {handle_resume, {ACCESS_TRACK, ABOUT(ID, message_drive_id, drive)}},
+    [OPERATION_DETACH] = {handle_detach, {ACCESS_TRACK, ABOUT(ID, message_drive_id, drive)}},
+    [OPERATION_FLUSH] = {handle_flush, {ACCESS_ADMIN, ABOUT_ALONE(DAEMON)}},
+    [OPERATION_STATUS] = {handle_status, {MAY_ANY, ABOUT_ALONE(SOME)}},
+    [OPERATION_RELOAD] = {handle_reload, {ACCESS_ADMIN, ABOUT_ALONE(DAEMON)}},
+    [OPERATION_TRANSACTION] = {handle_transaction, {ACCESS_OPERATE, ABOUT_ALONE(SOME)}, true, RECORD_TRANSACTION},
+    [OPERATION_CHECKPOINT_CREATE] = {handle_checkpoint_create, {ACCESS_OPERATE, ABOUT(DRIVES, message_checkpoint_create, drives)}, true, RECORD_TRANSACTION, true},
+    [OPERATION_CHECKPOINT_LIST] = {stream_checkpoints, {ACCESS_READ, ABOUT(DRIVE_OR_SOME, message_drive_name, name)}},
+    [OPERATION_CHECKPOINT_DELETE] = {handle_checkpoint_delete, {ACCESS_OPERATE, ABOUT(DRIVE, message_checkpoint_delete, drive)}, true, RECORD_CHECKPOINT_DELETE, true},
+    [OPERATION_CHECKPOINT_MAP] = {handle_checkpoint_map, {ACCESS_READ, ABOUT(DRIVE, message_checkpoint_map, drive)}},
 };
 /* clang-format on */
 
@@ -91,12 +100,22 @@ static int handle(const struct route *route, const struct request *request, stru
         memcpy(id.bytes, request->message, sizeof id.bytes);
         const struct request_result *before = model_request_find(request->model, &id);
         if (before) {
-            return request_repeat(request, before, route->type, error);
+            int r = access_check_repeat(request, &route->need, before, error);
+            return r < 0 ? r : request_repeat(request, before, route->type, error);
         }
     }
     model_want_nothing(request->model);
     int r = request_check(request, error);
-    return r < 0 ? r : route->handler(request, error);
+    if (r == 0) {
+        r = route->handler(request, error);
+    }
+    if (r == 0 && request->operation == OPERATION_DRIVE_RENAME) {
+        struct session *session;
+        TAILQ_FOREACH (session, &request->server->sessions, entry) {
+            access_forget(session);
+        }
+    }
+    return r;
 }
 
 /* The route of an operation, or NULL with words. */
@@ -131,6 +150,10 @@ static int take(struct request *request, const struct frame *frame, struct error
     request->operation = frame->operation;
     request->cookie = frame->cookie;
     request->message = &message;
+    r = access_check(request, &route->need, error);
+    if (r < 0) {
+        return r;
+    }
     return request->part ? route->handler(request, error) : handle(route, request, error);
 }
 
@@ -139,15 +162,17 @@ int dispatch_check(const struct request *whole, uint16_t operation, const uint8_
 {
     struct request request = *whole;
     union message message;
+    const struct route *route = find_route(operation, NULL);
 
-    if (operation == OPERATION_TRANSACTION || message_request_type(operation) == MESSAGE_TYPES ||
+    if (!route || !route->part ||
         message_decode(message_request_type(operation), payload, payload_bytes, 0, &message, NULL) <
             0) {
         return 0;
     }
     request.operation = operation;
     request.message = &message;
-    return request_check(&request, error);
+    int r = access_check(&request, &route->need, error);
+    return r < 0 ? r : request_check(&request, error);
 }
 
 /* 0, or -EPROTO when the connection must end. */

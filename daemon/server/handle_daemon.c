@@ -15,7 +15,8 @@ int handle_hello(const struct request *request, struct error *error)
     const struct message_hello *message = request->message;
     struct session *session = request->session;
 
-    if (session->state != SESSION_HELLO) {
+    /* Who was given a restricted connection begins as on a new one. */
+    if (session->state != SESSION_HELLO && (!session->peer.restricted || session->in_flight > 0)) {
         return error_set(error, -EINVAL, "HELLO was said already");
     }
     if (message->magic != PROTOCOL_MAGIC) {
@@ -36,14 +37,14 @@ int handle_hello(const struct request *request, struct error *error)
     (void)uv_timer_stop(&session->deadline);
 
     /* What a client calls itself is shown to people: no controls, and not too much of it. */
-    size_t used = strlen(session->peer);
-    int n = snprintf(session->peer + used, sizeof session->peer - used, " %.*s",
+    size_t used = session->peer_bytes;
+    int n = snprintf(session->peer_words + used, sizeof session->peer_words - used, " %.*s",
                      message->client.length < 128 ? message->client.length : 128,
                      message->client.length ? message->client.data : "");
-    for (int i = 0; i < n && session->peer[used + (size_t)i]; i++) {
-        unsigned char c = (unsigned char)session->peer[used + (size_t)i];
+    for (int i = 0; i < n && session->peer_words[used + (size_t)i]; i++) {
+        unsigned char c = (unsigned char)session->peer_words[used + (size_t)i];
         if (c < 0x20 || c >= 0x7f) {
-            session->peer[used + (size_t)i] = '?';
+            session->peer_words[used + (size_t)i] = '?';
         }
     }
 
@@ -63,6 +64,37 @@ int handle_hello(const struct request *request, struct error *error)
     return 0;
 }
 
+int handle_restrict(const struct request *request, struct error *error)
+{
+    const struct message_restrict *message = request->message;
+    struct session *session = request->session;
+    struct drive *drive = find_drive(request, message->drive, error);
+
+    if (!drive) {
+        return -ENOENT;
+    }
+    if (message->rights == 0 || message->rights & ~ACCESS_ALL) {
+        return error_set(error, -EINVAL, "no rights are 0x%x", message->rights);
+    }
+    uint32_t rights = access_rights_with_included(message->rights);
+    if (rights & ~access_on_drive(session, drive)) {
+        return error_set(error, -EPERM,
+                         "not permitted: this connection has not all of these rights on drive '%s'",
+                         drive->name);
+    }
+    /* What is answered later was asked under other rights. */
+    if (session->in_flight > 0) {
+        return error_set(error, -EBUSY, "%u requests of this connection are unanswered",
+                         session->in_flight);
+    }
+    if (session_has_other_writers(session, drive->id)) {
+        return error_set(error, -EBUSY, "this connection writes to other drives too");
+    }
+    access_restrict(session, drive->id, rights);
+    reply(session, MESSAGE_EMPTY, NULL, request->operation, 0, request->cookie);
+    return 0;
+}
+
 int handle_flush(const struct request *request, struct error *error)
 {
     struct pending *pending = pending_new(request);
@@ -73,6 +105,38 @@ int handle_flush(const struct request *request, struct error *error)
     }
     pending_wait(pending, ACK_CONTAINER, sequence, sequence);
     return 0;
+}
+
+/* What a peer is told that may not read all drives: of those that it may, and of the storage. */
+static void leave_only_visible(struct session *session, struct message_status_reply *answer)
+{
+    struct model *model = session->server->model;
+    struct message_status_reply whole = *answer;
+    struct drive *drive = NULL;
+
+    *answer = (struct message_status_reply){
+        .server = whole.server,
+        .container = whole.container,
+        .instance = whole.instance,
+        .container_path = wire_string(""),
+        .uptime_ns = whole.uptime_ns,
+        .degraded = whole.degraded,
+        .degraded_reason = wire_string(whole.degraded ? "the daemon's storage fails" : ""),
+        .degraded_since_ns = whole.degraded_since_ns,
+        .start_report = wire_string(""),
+    };
+    while ((drive = model_drive_after(model, drive ? drive->id : 0))) {
+        uint32_t rights = access_on_drive(session, drive);
+        const struct drive_bitmap *bitmap;
+        answer->drives += rights != 0;
+        if (!(rights & ACCESS_READ)) {
+            continue;
+        }
+        answer->bitmaps += drive->bitmaps_count + drive->checkpoints_count;
+        TAILQ_FOREACH (bitmap, &drive->all, of_drive) {
+            answer->unknown_bitmaps += bitmap->validity == VALIDITY_UNKNOWN;
+        }
+    }
 }
 
 int handle_status(const struct request *request, struct error *error)
@@ -107,6 +171,9 @@ int handle_status(const struct request *request, struct error *error)
         .start_report = wire_string(status.start_report),
     };
     memcpy(answer.container.bytes, status.container_uuid, sizeof answer.container.bytes);
+    if (!(request->session->peer.everywhere & ACCESS_READ)) {
+        leave_only_visible(request->session, &answer);
+    }
     reply(request->session, MESSAGE_STATUS_REPLY, &answer, request->operation, 0, request->cookie);
     return 0;
 }

@@ -46,6 +46,28 @@ static void remove_writer(struct session *session, struct session_writer *entry)
     free(entry);
 }
 
+bool session_has_writer(const struct session *session, uint64_t drive)
+{
+    const struct session_writer *entry;
+    TAILQ_FOREACH (entry, &session->writers, entry) {
+        if (entry->drive == drive) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool session_has_other_writers(const struct session *session, uint64_t drive)
+{
+    const struct session_writer *entry;
+    TAILQ_FOREACH (entry, &session->writers, entry) {
+        if (entry->drive != drive) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void session_writers_lost(struct session *session)
 {
     struct session_writer *entry;
@@ -188,7 +210,7 @@ int handle_attach(const struct request *request, struct error *error)
     struct drive *drive = find_drive(request, message->drive, error);
     struct writer_attachment how = {
         .token = token,
-        .peer = session->peer,
+        .peer = session->peer_words,
         .continues = message->flags & ATTACH_CONTINUES,
         .returning = message->flags & ATTACH_RETURNING,
     };
@@ -274,7 +296,8 @@ int handle_resume(const struct request *request, struct error *error)
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
     uint64_t sequence;
-    int r = writer_resume(request->model, entry->writer, request->session->peer, &sequence, error);
+    int r = writer_resume(request->model, entry->writer, request->session->peer_words, &sequence,
+                          error);
     if (r < 0) {
         pending_free(pending);
         return r;
@@ -305,7 +328,7 @@ int handle_detach(const struct request *request, struct error *error)
         return error_set(error, -ENOMEM, "out of memory for a request");
     }
     uint64_t sequence;
-    int r = writer_detach(request->model, entry->writer, request->session->peer,
+    int r = writer_detach(request->model, entry->writer, request->session->peer_words,
                           sight.drive.evidence, &sequence, error);
     if (r < 0) {
         pending_free(pending);

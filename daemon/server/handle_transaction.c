@@ -35,7 +35,8 @@ int request_transact(const struct request *request, const struct wire_uuid *id,
     }
     memcpy(request_id.bytes, id->bytes, sizeof request_id.bytes);
     uint64_t object = model_last_id(model);
-    r = model_transaction_commit(model, &request_id, request->session->peer, &sequence, error);
+    r = model_transaction_commit(model, &request_id, request->session->peer_words, &sequence,
+                                 error);
     if (r < 0) {
         pending_free(pending);
         return r;

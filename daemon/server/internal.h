@@ -5,6 +5,7 @@
 /* Shared by the files of daemon/server only. */
 
 #include "daemon/server/server.h"
+#include "proto/base/access.h"
 #include "proto/base/cleanup.h"
 #include "proto/frame.h"
 #include "proto/message.h"
@@ -24,12 +25,21 @@
 #define RANGES_MAX          (FRAME_BYTES_MAX / WIRE_RANGE_BYTES)
 #define LISTEN_BACKLOG      128
 #define ACCEPT_REST_MS      1000u /* without descriptors for more clients */
+#define ACCESS_KNOWN        64u   /* drives whose rights a session remembers */
 
 TAILQ_HEAD(session_list, session);
 TAILQ_HEAD(pending_list, pending);
 TAILQ_HEAD(stream_list, stream);
 TAILQ_HEAD(session_writer_list, session_writer);
 TAILQ_HEAD(probe_list, probe);
+TAILQ_HEAD(user_list, user);
+
+/* What is told of denials, so that a flood of them cannot fill a log. */
+struct denials {
+    uint64_t counted_ms; /* uv_now() up to which room was made */
+    uint32_t room;       /* that may be told at once */
+    uint64_t untold;
+};
 
 struct server {
     uv_loop_t *loop;
@@ -49,6 +59,10 @@ struct server {
     uint32_t sessions_count;
     struct session_list unsent; /* sessions with something to send before the loop sleeps */
     uv_prepare_t before_sleep;
+
+    struct user_list users;
+    uint64_t map_bytes; /* of maps that are made and not yet sent */
+    struct denials denials;
 
     uint8_t *read_buffer; /* SESSION_READ_BYTES, for whoever's turn it is */
     struct range *ranges; /* RANGES_MAX, likewise */
@@ -72,6 +86,41 @@ enum session_state {
     SESSION_OPEN,
     SESSION_ENDING, /* nothing is read any more; ends when everything is sent */
     SESSION_CLOSED, /* only its handles are left */
+};
+
+/* Somebody who has connections, and what all of them take together. */
+struct user {
+    uid_t uid;
+    bool exempt; /* root and the daemon's own: only the connection's limits apply */
+    uint32_t connections;
+    uint32_t in_flight; /* requests */
+    uint64_t map_bytes; /* as server->map_bytes */
+    bool held;          /* a session was paused since too many were in flight */
+    TAILQ_ENTRY(user) entry;
+};
+
+/* Rights on a drive that were decided; drive 0: none. */
+struct known_rights {
+    uint64_t drive; /* id */
+    uint32_t rights;
+};
+
+/* Who a client is, by what the kernel says of the moment it connected, and what it may. */
+struct peer {
+    uid_t uid;
+    gid_t gid;
+    pid_t pid;
+    gid_t *groups; /* owned */
+    uint32_t groups_count;
+
+    uint64_t rules[ACCESS_RULES_MAX / 64]; /* a bit for each that applies */
+    bool administers;                      /* all drives and the daemon, whatever the rules */
+    uint32_t anywhere;                     /* rights on some drive at least */
+    uint32_t everywhere;                   /* rights on all drives */
+    bool restricted;                       /* to one drive and these rights, for ever */
+    uint64_t restricted_drive;             /* id */
+    uint32_t restricted_rights;
+    struct known_rights known[ACCESS_KNOWN];
 };
 
 /* A client's connection. */
@@ -102,7 +151,10 @@ struct session {
     uint32_t maps_count; /* that are being made, before they are streams; the limit is on both */
     struct session_writer_list writers; /* last used first */
 
-    char peer[SESSION_PEER_BYTES]; /* for history and logs */
+    struct peer peer;
+    struct user *user;
+    char peer_words[SESSION_PEER_BYTES]; /* for history and logs */
+    size_t peer_bytes;                   /* of these, without what the client calls itself */
     TAILQ_ENTRY(session) entry;
     TAILQ_ENTRY(session) unsent_entry;
 };
@@ -150,7 +202,8 @@ struct pending {
 
 /* ---- session.c ---- */
 
-void session_accept(struct server *server, int fd); /* takes over @fd */
+/* Takes over @fd and what @peer holds; counts for @user. */
+void session_accept(struct server *server, int fd, struct peer *peer, struct user *user);
 /* Ends the connection at once: writers are lost, waiters cancelled. */
 void session_close(struct session *session);
 /* Sends what is waiting, before the loop sleeps. */
@@ -158,10 +211,59 @@ void session_send_later(struct session *session);
 void session_flush(struct session *session);
 /* Nothing more is read; what is answered is still sent. */
 void session_stop_reading(struct session *session);
+/* A request begins to be in flight, or its last reply is made. */
+void session_request_begins(struct session *session);
+void session_request_ends(struct session *session);
 /* ---- server.c ---- */
 
 /* A session's last handle is closed and its memory is freed. */
 void server_session_freed(struct server *server);
+/* A connection of the user's has ended. */
+void server_user_leaves(struct server *server, struct user *user);
+
+/* ---- access.c ---- */
+
+/* What a request is about, and where its message says so. */
+enum subject {
+    SUBJECT_NONE = 1,      /* anyone who may do anything */
+    SUBJECT_DAEMON,        /* the daemon, with all its drives */
+    SUBJECT_SOME,          /* whatever drives there are that the peer has the right on */
+    SUBJECT_DRIVE,         /* the drive of that name */
+    SUBJECT_DRIVE_OR_SOME, /* likewise; SOME if it is empty */
+    SUBJECT_BITMAP,        /* the drive of the bitmap of that name */
+    SUBJECT_ID,            /* the drive of that id */
+    SUBJECT_DRIVES,        /* the drives of those names */
+    SUBJECT_RENAME,        /* a drive's old name and its new one */
+    SUBJECT_MERGE,         /* the drives of target and sources */
+};
+
+struct access_need {
+    uint32_t rights; /* enum access_right: any one of these is enough */
+    enum subject subject;
+    size_t offset; /* in the operation's structure */
+};
+
+/* -errno. */
+int peer_init(struct peer *peer, int fd);
+void peer_deinit(struct peer *peer);
+/* root, or the daemon's own user. */
+bool peer_is_exempt(const struct peer *peer);
+/* Finds the rules that apply, for a new session and after a reload. */
+void access_resolve(struct session *session);
+/* Forgets what was decided: a drive has another name. */
+void access_forget(struct session *session);
+/* Only this drive and these rights from now on; they are rights that it has. */
+void access_restrict(struct session *session, uint64_t drive, uint32_t rights);
+/* The rights on it, those included that others include. */
+uint32_t access_on_drive(struct session *session, const struct drive *drive);
+/* Whether the request is permitted; -EPERM, or -ENOENT for what may not be seen, with words. */
+int access_check(const struct request *request, const struct access_need *need,
+                 struct error *error);
+/* Likewise, the answer that an earlier request with the same id had. */
+int access_check_repeat(const struct request *request, const struct access_need *need,
+                        const struct request_result *before, struct error *error);
+/* Whether the log is to hear of one more that was refused: a flood is only counted. */
+bool access_may_tell(struct server *server);
 
 /* ---- dispatch.c ---- */
 
@@ -175,7 +277,7 @@ bool session_at_bound(const struct session *session);
 /* Handles a request that was put off; -EAGAIN again, or what its handler says. */
 int dispatch_again(struct session *session, const struct frame *frame, struct deferral *deferral,
                    struct error *error);
-/* request_check() for one of a transaction's, if it can be understood. */
+/* Rights and request_check() for one of a transaction's, if it can be understood. */
 int dispatch_check(const struct request *whole, uint16_t operation, const uint8_t *payload,
                    uint32_t payload_bytes, struct error *error);
 /* One of a transaction's. */
@@ -307,8 +409,12 @@ request_handler handle_bitmap_create, handle_bitmap_show, handle_bitmap_delete,
 request_handler handle_mark, handle_settle, handle_attach, handle_resume, handle_detach;
 request_handler handle_checkpoint_create, handle_checkpoint_delete, handle_checkpoint_map;
 request_handler handle_transaction;
-request_handler handle_hello, handle_flush, handle_status, handle_reload;
+request_handler handle_hello, handle_restrict, handle_flush, handle_status, handle_reload;
 
+/* Whether the session writes to that drive. */
+bool session_has_writer(const struct session *session, uint64_t drive);
+/* Whether it writes to others too. */
+bool session_has_other_writers(const struct session *session, uint64_t drive);
 /* Ends all of a session's writers. */
 void session_writers_lost(struct session *session);
 

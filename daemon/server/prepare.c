@@ -61,12 +61,17 @@ static int check_parts(const struct request *request, struct error *error)
 
     /* What is wrong with the parts is for the handler to say; what is wanted, in one go. */
     bool wanting = false;
+    uint32_t count = 0;
     while ((r == 0 || (r == -EAGAIN && !request->server->look_at)) &&
            left >= TRANSACTION_HEADER_BYTES &&
            load_le32(p + 2) <= left - TRANSACTION_HEADER_BYTES) {
         uint32_t bytes = load_le32(p + 2);
         r = dispatch_check(request, load_le16(p), p + TRANSACTION_HEADER_BYTES, bytes, error);
         wanting |= r == -EAGAIN;
+        if (r == -EPERM) {
+            return error_prefix(error, r, "operation %u", count);
+        }
+        count++;
         p += TRANSACTION_HEADER_BYTES + bytes;
         left -= TRANSACTION_HEADER_BYTES + bytes;
     }

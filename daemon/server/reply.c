@@ -70,7 +70,7 @@ struct pending *pending_new(const struct request *request)
     pending->operation = request->operation;
     pending->cookie = request->cookie;
     TAILQ_INSERT_TAIL(&request->session->pending, pending, entry);
-    request->session->in_flight++;
+    session_request_begins(request->session);
     return pending;
 }
 
@@ -86,7 +86,7 @@ void pending_free(struct pending *pending)
         return;
     }
     TAILQ_REMOVE(&pending->session->pending, pending, entry);
-    pending->session->in_flight--;
+    session_request_ends(pending->session);
     session_send_later(pending->session);
     if (server->spare_count < SPARE_PENDING_MAX) {
         TAILQ_INSERT_HEAD(&server->spare_pending, pending, entry);
@@ -110,7 +110,7 @@ void pending_abandon(struct pending *pending)
     }
     /* Somebody else still works for it, and frees it when done. */
     TAILQ_REMOVE(&pending->session->pending, pending, entry);
-    pending->session->in_flight--;
+    session_request_ends(pending->session);
     pending->session = NULL;
     TAILQ_INSERT_TAIL(&pending->server->orphans, pending, entry);
 }
@@ -236,7 +236,7 @@ int request_commit(const struct request *request, const struct wire_uuid *id, st
         return model_commit(request->model, record, error);
     }
     memcpy(record->request.bytes, id->bytes, sizeof record->request.bytes);
-    record->peer = request->session->peer;
+    record->peer = request->session->peer_words;
 
     struct pending *pending = pending_new(request);
     if (!pending) {

@@ -54,6 +54,7 @@ int server_new(uv_loop_t *loop, struct model *model, const struct server_setting
     TAILQ_INIT(&server->spare_pending);
     TAILQ_INIT(&server->orphans);
     TAILQ_INIT(&server->probes);
+    TAILQ_INIT(&server->users);
     if (getrandom(server->instance.bytes, sizeof server->instance.bytes, 0) !=
         (ssize_t)sizeof server->instance.bytes) {
         return -EIO;
@@ -74,10 +75,92 @@ int server_new(uv_loop_t *loop, struct model *model, const struct server_setting
 
 void server_configure(struct server *server, const struct server_settings *settings)
 {
+    struct session *session;
+
     server->settings = *settings;
+    TAILQ_FOREACH (session, &server->sessions, entry) {
+        access_resolve(session);
+    }
 }
 
 /* ---- Accepting ---- */
+
+/* The user of a new connection; NULL: no memory. */
+static struct user *user_enters(struct server *server, const struct peer *peer)
+{
+    struct user *user;
+
+    TAILQ_FOREACH (user, &server->users, entry) {
+        if (user->uid == peer->uid) {
+            break;
+        }
+    }
+    if (!user) {
+        user = calloc(1, sizeof *user);
+        if (!user) {
+            return NULL;
+        }
+        user->uid = peer->uid;
+        user->exempt = peer_is_exempt(peer);
+        TAILQ_INSERT_HEAD(&server->users, user, entry);
+    }
+    user->connections++;
+    return user;
+}
+
+void server_user_leaves(struct server *server, struct user *user)
+{
+    if (--user->connections == 0) {
+        TAILQ_REMOVE(&server->users, user, entry);
+        free(user);
+    }
+}
+
+/* Closes with the reason, for whoever has the time to read it. */
+static void refuse(int fd, const char *reason)
+{
+    struct message_error message = {.text = wire_string(reason)};
+    struct wire_buffer buffer = {0};
+
+    if (message_encode(&buffer, MESSAGE_ERROR, &message, 0, FRAME_REPLY, STATUS_LIMIT, 0) == 0) {
+        (void)send(fd, buffer.data, buffer.bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    wire_buffer_deinit(&buffer);
+    (void)close(fd);
+}
+
+static void accept_one(struct server *server, int fd)
+{
+    const struct server_settings *settings = &server->settings;
+    uint32_t limit = settings->user_connections_max > 0 ? settings->user_connections_max
+                                                        : (settings->connections_max + 1) / 2;
+    struct peer peer;
+    int r = peer_init(&peer, fd);
+
+    if (r < 0) {
+        log_warning("cannot tell who connects: %s", strerror(-r));
+        (void)close(fd);
+        return;
+    }
+    struct user *user = user_enters(server, &peer);
+    if (!user) {
+        (void)close(fd);
+        peer_deinit(&peer);
+        return;
+    }
+    if (!user->exempt && user->connections > limit) {
+        if (access_may_tell(server)) {
+            log_warning(
+                "limits.connections_per_user: user %u has %u connections, one more was refused",
+                peer.uid, user->connections - 1);
+        }
+        refuse(fd, "limits.connections_per_user: this user has too many connections already");
+        peer_deinit(&peer);
+        server_user_leaves(server, user);
+        return;
+    }
+    session_accept(server, fd, &peer, user);
+}
 
 static void accept_ready(uv_poll_t *poll, int status, int events);
 
@@ -113,12 +196,14 @@ static void accept_ready(uv_poll_t *poll, int status, int events)
             return;
         }
         if (server->sessions_count >= server->settings.connections_max) {
-            log_warning("limits.connections: %u clients are connected, one more was refused",
-                        server->sessions_count);
-            (void)close(fd);
+            if (access_may_tell(server)) {
+                log_warning("limits.connections: %u clients are connected, one more was refused",
+                            server->sessions_count);
+            }
+            refuse(fd, "limits.connections: too many clients are connected already");
             continue;
         }
-        session_accept(server, fd);
+        accept_one(server, fd);
     }
 }
 

@@ -3,9 +3,11 @@
 #define BITMAPD_DAEMON_SERVER_SERVER_H
 
 #include "daemon/drive/model.h"
+#include "proto/base/access.h"
 #include "proto/base/error.h"
 
 #include <stdint.h>
+#include <sys/types.h>
 #include <uv.h>
 
 /*
@@ -21,9 +23,17 @@ struct server;
 
 struct server_settings {
     uint32_t connections_max;
-    uint32_t requests_max;  /* in flight on one connection */
-    uint32_t streams_max;   /* maps and lists in flight on one connection */
-    uint32_t unsettled_max; /* told to clients; the model enforces it */
+    uint32_t user_connections_max; /* of one user; 0: half of all */
+    uint32_t requests_max;         /* in flight on one connection */
+    uint32_t user_requests_max;    /* in flight on all of a user's */
+    uint32_t streams_max;          /* maps and lists in flight on one connection */
+    uint64_t map_bytes_max;        /* of maps that are made and not yet sent; 0: no limit */
+    uint32_t unsettled_max;        /* told to clients; the model enforces it */
+
+    /* Who may do what: borrowed until others are given. */
+    const struct access_rule *rules;
+    uint32_t rules_count; /* <= ACCESS_RULES_MAX */
+    gid_t admin_group;    /* its members administer; (gid_t)-1: none */
 };
 
 /* Tells the outcome of a reload, once: 0, or -errno with words. */
@@ -49,6 +59,7 @@ int server_listen(struct server *server, const char *path, mode_t mode, gid_t gr
 /* Listens on a socket that was made by the service manager; takes over @fd on success. */
 int server_listen_fd(struct server *server, int fd, struct error *error);
 
+/* Takes effect at once, for connections that are there as well. */
 void server_configure(struct server *server, const struct server_settings *settings);
 
 /*

@@ -34,6 +34,39 @@ static void deadline_passed(uv_timer_t *timer)
     }
 }
 
+/* All of a user's connections together; what is held now goes on at half. */
+static bool user_has_room(struct user *user, uint32_t limit)
+{
+    if (!user || user->exempt || user->in_flight < limit) {
+        return true;
+    }
+    user->held = true;
+    return false;
+}
+
+void session_request_begins(struct session *session)
+{
+    session->in_flight++;
+    session->user->in_flight++;
+}
+
+void session_request_ends(struct session *session)
+{
+    struct user *user = session->user;
+    struct session *other;
+
+    session->in_flight--;
+    user->in_flight--;
+    if (user->held && user->in_flight <= session->server->settings.user_requests_max / 2) {
+        user->held = false;
+        TAILQ_FOREACH (other, &session->server->sessions, entry) {
+            if (other->user == user && other->paused) {
+                session_send_later(other);
+            }
+        }
+    }
+}
+
 static size_t unsent_bytes(const struct session *session)
 {
     return session->out.bytes - session->out_head;
@@ -41,14 +74,20 @@ static size_t unsent_bytes(const struct session *session)
 
 bool session_at_bound(const struct session *session)
 {
-    return session->deferral || session->in_flight >= session->server->settings.requests_max ||
-           unsent_bytes(session) >= SESSION_OUT_HIGH;
+    const struct server_settings *settings = &session->server->settings;
+
+    return session->deferral || session->in_flight >= settings->requests_max ||
+           unsent_bytes(session) >= SESSION_OUT_HIGH ||
+           !user_has_room(session->user, settings->user_requests_max);
 }
 
 static bool below_half(const struct session *session)
 {
-    return !session->deferral && session->in_flight <= session->server->settings.requests_max / 2 &&
-           unsent_bytes(session) <= SESSION_OUT_LOW;
+    const struct server_settings *settings = &session->server->settings;
+
+    return !session->deferral && session->in_flight <= settings->requests_max / 2 &&
+           unsent_bytes(session) <= SESSION_OUT_LOW &&
+           user_has_room(session->user, settings->user_requests_max / 2 + 1);
 }
 
 /* ---- In ---- */
@@ -309,23 +348,13 @@ static void handle_closed(uv_handle_t *handle)
     }
 }
 
-static void describe_peer(struct session *session)
-{
-    struct ucred credentials;
-    socklen_t size = sizeof credentials;
-    if (getsockopt(session->fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) < 0) {
-        (void)snprintf(session->peer, sizeof session->peer, "unknown peer");
-        return;
-    }
-    (void)snprintf(session->peer, sizeof session->peer, "uid=%u pid=%d", credentials.uid,
-                   credentials.pid);
-}
-
-void session_accept(struct server *server, int fd)
+void session_accept(struct server *server, int fd, struct peer *peer, struct user *user)
 {
     struct session *session = calloc(1, sizeof *session);
     if (!session) {
         (void)close(fd);
+        peer_deinit(peer);
+        server_user_leaves(server, user);
         return;
     }
     session->server = server;
@@ -338,12 +367,20 @@ void session_accept(struct server *server, int fd)
         log_warning("cannot watch a connection: %s", uv_strerror(r));
         (void)close(fd);
         free(session);
+        peer_deinit(peer);
+        server_user_leaves(server, user);
         return;
     }
+    session->peer = *peer;
+    session->user = user;
+    *peer = (struct peer){0};
+    access_resolve(session);
+    int n = snprintf(session->peer_words, sizeof session->peer_words, "uid=%u pid=%d",
+                     session->peer.uid, session->peer.pid);
+    session->peer_bytes = (size_t)n;
     (void)uv_timer_init(server->loop, &session->deadline);
     session->poll.data = session->deadline.data = session;
     session->handles = 2;
-    describe_peer(session);
     TAILQ_INSERT_TAIL(&server->sessions, session, entry);
     server->sessions_count++;
     (void)uv_timer_start(&session->deadline, deadline_passed, SESSION_DEADLINE_MS, 0);
@@ -374,6 +411,9 @@ void session_close(struct session *session)
     free(session->in);
     session->in = NULL;
     wire_buffer_deinit(&session->out);
+    peer_deinit(&session->peer);
+    server_user_leaves(session->server, session->user);
+    session->user = NULL;
 
     uv_close((uv_handle_t *)&session->poll, handle_closed);
     uv_close((uv_handle_t *)&session->deadline, handle_closed);

@@ -27,17 +27,44 @@ struct stream {
 
     /* Maps */
     struct bitmap *bits; /* snapshot, owned */
+    uint64_t bytes;      /* that it counts for */
     uint64_t position;
     uint64_t dirty_bytes;
     uint32_t crc32c;
 };
 
-static void stream_free(struct stream *stream)
+static void stream_free(struct session *session, struct stream *stream)
 {
-    if (stream) {
-        bitmap_free(stream->bits);
-        free(stream);
+    session->server->map_bytes -= stream->bytes;
+    session->user->map_bytes -= stream->bytes;
+    bitmap_free(stream->bits);
+    free(stream);
+}
+
+/*
+ * Charges what a map holds until it is sent, shared or not.  One alone may be of any size; no user
+ * can have more than half of what there is for all.
+ */
+static int charge_map(const struct request *request, uint64_t bytes, struct error *error)
+{
+    struct server *server = request->server;
+    struct user *user = request->session->user;
+    uint64_t limit = server->settings.map_bytes_max;
+    bool passed = server->map_bytes > 0 && (bytes > limit || server->map_bytes > limit - bytes);
+
+    limit /= 2;
+    passed |=
+        !user->exempt && user->map_bytes > 0 && (bytes > limit || user->map_bytes > limit - bytes);
+    if (passed && server->settings.map_bytes_max > 0) {
+        return error_set(error, -EDQUOT,
+                         "limits.map_memory: maps of %llu bytes are not read yet, %llu of them "
+                         "this user's",
+                         (unsigned long long)server->map_bytes,
+                         (unsigned long long)user->map_bytes);
     }
+    server->map_bytes += bytes;
+    user->map_bytes += bytes;
+    return 0;
 }
 
 int stream_check_limit(const struct request *request, struct error *error)
@@ -75,7 +102,7 @@ static void stream_start(const struct request *request, struct stream *stream)
     struct session *session = request->session;
     TAILQ_INSERT_TAIL(&session->streams, stream, entry);
     session->streams_count++;
-    session->in_flight++;
+    session_request_begins(session);
     session_send_later(session);
 }
 
@@ -89,8 +116,8 @@ void streams_pump(struct session *session)
         TAILQ_REMOVE(&session->streams, stream, entry);
         if (stream->step(session, stream)) {
             session->streams_count--;
-            session->in_flight--;
-            stream_free(stream);
+            session_request_ends(session);
+            stream_free(session, stream);
         } else {
             TAILQ_INSERT_TAIL(&session->streams, stream, entry);
         }
@@ -103,8 +130,8 @@ void streams_free(struct session *session)
     while ((stream = TAILQ_FIRST(&session->streams))) {
         TAILQ_REMOVE(&session->streams, stream, entry);
         session->streams_count--;
-        session->in_flight--;
-        stream_free(stream);
+        session_request_ends(session);
+        stream_free(session, stream);
     }
 }
 
@@ -123,6 +150,9 @@ static bool drives_step(struct session *session, struct stream *stream)
             return list_end(session, stream);
         }
         stream->after = drive->id;
+        if (access_on_drive(session, drive) == 0) {
+            continue;
+        }
         stream->count++;
         struct drive_info_buffer info;
         fill_drive_info(drive, &info);
@@ -154,7 +184,8 @@ static bool bitmaps_step(struct session *session, struct stream *stream)
         }
         stream->after = bitmap->id;
         if ((stream->drive != 0 && bitmap->drive->id != stream->drive) ||
-            checkpoints != (bitmap->checkpoint != NULL)) {
+            checkpoints != (bitmap->checkpoint != NULL) ||
+            !(access_on_drive(session, bitmap->drive) & ACCESS_READ)) {
             continue;
         }
         stream->count++;
@@ -258,6 +289,13 @@ int stream_map_start(const struct request *request, struct map_answer *answer, s
     if (r < 0) {
         return r;
     }
+    uint64_t bytes = bitmap_memory_bytes(bits);
+    r = charge_map(request, bytes, error);
+    if (r < 0) {
+        stream_free(request->session, stream);
+        return r;
+    }
+    stream->bytes = bytes;
     stream->bits = STEAL(bits);
     stream->position = answer->offset;
     reply(request->session, MESSAGE_MAP_HEAD, &answer->head, request->operation, FRAME_MORE,

@@ -414,6 +414,43 @@ static void test_example(void **state)
     daemon_end(SIGTERM);
 }
 
+/* A connection is restricted and handed on; nothing brings the old one back. */
+static void test_restricted(void **state)
+{
+    struct bitmapd_range range = {0, GRANULE};
+    struct bitmapd_drive drive;
+    uint64_t id, mark;
+
+    (void)state;
+    bitmapd_close(prepared());
+    bitmapd *handle = connect_to_daemon(30);
+    assert_int_equal(bitmapd_restrict(handle, "none", BITMAPD_RIGHT_TRACK), -ENOENT);
+    assert_int_equal(bitmapd_restrict(handle, DRIVE, 0), -EINVAL);
+    CHECK(handle, bitmapd_restrict(handle, DRIVE, BITMAPD_RIGHT_TRACK));
+    assert_int_equal(bitmapd_flush(handle), -EPERM);
+    assert_int_equal(bitmapd_restrict(handle, DRIVE, BITMAPD_RIGHT_ADMIN), -EPERM);
+    int fd = dup(bitmapd_fd(handle));
+    assert_true(fd >= 0);
+    bitmapd_close(handle);
+
+    handle = bitmapd_new();
+    assert_non_null(handle);
+    assert_int_equal(bitmapd_connect_fd(handle, -1), -EBADF);
+    CHECK(handle, bitmapd_set_reconnect_timeout(handle, 30));
+    CHECK(handle, bitmapd_connect_fd(handle, fd));
+    CHECK(handle, bitmapd_attach(handle, DRIVE, "w", 0, &id, NULL, NULL));
+    CHECK(handle, bitmapd_mark(handle, id, &range, 1, &mark));
+    CHECK(handle, bitmapd_settle(handle, id, mark, 1));
+    CHECK(handle, bitmapd_detach(handle, id));
+    CHECK(handle, bitmapd_drive_show(handle, DRIVE, &drive));
+    assert_int_equal(bitmapd_bitmap_delete(handle, BITMAP), -EPERM);
+    daemon_end(SIGTERM);
+    assert_int_equal(bitmapd_drive_show(handle, DRIVE, &drive), -ENOTCONN);
+    assert_int_equal(bitmapd_connect(handle, socket_path), -EPERM);
+    assert_int_equal(bitmapd_connect_fd(handle, 0), -EPERM);
+    bitmapd_close(handle);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -422,6 +459,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stopped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_lost_writer, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_example, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_restricted, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,8 +23,10 @@ The bitmaps may never become unknown, and superset only by a clear that had to c
 import collections
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import time
 
 import stack as e2e
@@ -53,10 +55,14 @@ class Proof:
         self.times = random.Random(seed)  # how often it is asked depends on the machine
         self.raw = stack.make_raw("raw", SIZE)
         self.tree = Tree(stack.path("tree.tar"))
-        self.config = stack.path("bitmapd.yaml")
-        with open(self.config, "w", encoding="utf-8") as file:
-            file.write("flush:\n  interval: 100ms\njournal:\n  segment_size: 8M\n")
-        stack.start_daemon()
+        memory = tempfile.mkdtemp(prefix="bitmapd-memory-", dir="/dev/shm")
+        stack.callback(shutil.rmtree, memory)
+        self.configs = []
+        for name, more in (("calm", ""), ("busy", "  segment_size: 8M\nflush:\n  interval: 100ms\n")):
+            self.configs.append(stack.path(f"{name}.yaml"))
+            with open(self.configs[-1], "w", encoding="utf-8") as file:
+                file.write(f"journal:\n  memory_path: {memory}/journal\n{more}")
+        stack.start_daemon("--config", self.configs[0])
         stack.add_drive("vm1", self.raw)
         stack.ctl("bitmap", "create", "vm1/fine", "--granularity", "4K")
         self.guest = Guest(stack, self.raw, "vm1")
@@ -126,7 +132,7 @@ class Proof:
         self.killed["daemon"] += 1
 
     def start_daemon(self):
-        options = self.random.choice(((), ("--config", self.config)))
+        options = ("--config", self.random.choice(self.configs))
         if self.chance(0.3):
             self.stack.launch_daemon(*options)
             self.sleep(0.1)

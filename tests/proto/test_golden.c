@@ -149,6 +149,7 @@ static const struct message_checkpoint_info checkpoint_info = {
 static const struct message_checkpoint_map checkpoint_map = {
     .drive = STRING("a"), .since = STRING("c1"), .until = STRING(""), .offset = 65536,
 };
+static const struct message_restrict restrict_to = {.drive = STRING("vg0/b"), .rights = 3};
 
 static const struct {
     enum message_type type;
@@ -208,6 +209,7 @@ static const struct {
      "0900000000000000 0100 61 0200 6331 " UUID_A_HEX "3c00000000000000 3d00000000000000 "
      "00000100 a086010000000000 01 01 0300 776879 0100 75 0010000000000000 0200000000000000"},
     {MESSAGE_CHECKPOINT_MAP, &checkpoint_map, "0100 61 0200 6331 0000 0000010000000000"},
+    {MESSAGE_RESTRICT, &restrict_to, "0500 7667302f62 03000000"},
 };
 /* clang-format on */
 

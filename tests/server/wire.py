@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 
-HELLO = 1
+HELLO, RESTRICT = 1, 3
 DRIVE_ADD, DRIVE_LIST, DRIVE_SHOW, DRIVE_SET, DRIVE_RENAME, DRIVE_RESIZE, DRIVE_REMOVE = range(16, 23)
 DRIVE_FENCE, DRIVE_ADOPT = 23, 24
 (BITMAP_CREATE, BITMAP_LIST, BITMAP_SHOW, BITMAP_DELETE, BITMAP_ENABLE, BITMAP_DISABLE,
@@ -26,6 +26,7 @@ REPLY, MORE = 1, 2
 NONE = bytes(16)
 EXACT, SUPERSET, UNKNOWN = range(3)
 CONTINUES, RETURNING = 1, 2
+READ, TRACK, OPERATE, ADMIN = 1, 2, 4, 8
 
 
 def text(value):
@@ -89,6 +90,10 @@ def checkpoint_delete(drive, name, request=NONE):
 
 def checkpoint_map(drive, since, until="", offset=0):
     return text(drive) + text(since) + text(until) + struct.pack("<Q", offset)
+
+
+def restrict(drive, rights):
+    return text(drive) + struct.pack("<I", rights)
 
 
 def transaction(parts, request=NONE):
@@ -158,10 +163,11 @@ class Closed(Exception):
 
 
 class Client:
-    def __init__(self, path, greet=True, timeout=30):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, path, greet=True, timeout=30, connected=None):
+        self.socket = connected or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        if not connected:
+            self.socket.connect(path)
         self.cookie = 0
         self.buffer = b""
         if greet:
@@ -216,6 +222,16 @@ class Client:
         """(head, runs), or the status of a refusal."""
         return self.map_replies(
             self.request(CHECKPOINT_MAP, checkpoint_map(drive, since, until, offset)), True)
+
+    def answer(self, operation, payload=b""):
+        """Every frame of an answer, as (flags, status, payload)."""
+        cookie, found = self.request(operation, payload), []
+        while True:
+            got, flags, status, answered, body = self.reply()
+            assert (got, answered) == (operation, cookie), (got, answered)
+            found.append((flags, status, body))
+            if not flags & MORE:
+                return found
 
     def items(self, operation, payload, parse):
         cookie, found = self.request(operation, payload), []
