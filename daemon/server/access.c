@@ -228,7 +228,8 @@ bool access_may_tell(struct server *server)
 static void tell_denial(const struct request *request, const char *drive, const char *text)
 {
     if (access_may_tell(request->server)) {
-        log_notice("%s: %s", request->session->peer_words, text);
+        log_event(LOG_LEVEL_NOTICE, LOG_DENIED, drive && drive[0] ? drive : NULL, NULL, "%s: %s",
+                  request->session->peer_words, text);
         model_note(request->server->model, "denied", drive, request->session->peer_words, text);
     }
 }
