@@ -34,6 +34,14 @@ def is_init(pid):
 class Machine(contextlib.ExitStack):
     def __enter__(self):
         super().__enter__()
+        try:
+            self.make()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def make(self):
         self.directory = tempfile.mkdtemp(prefix="bitmapd-machine-")
         self.callback(shutil.rmtree, self.directory, ignore_errors=True)
         scratch = self.mount("scratch", "-t", "tmpfs", "-o", "size=2g,mode=0755", "none")
@@ -46,7 +54,6 @@ class Machine(contextlib.ExitStack):
         self.boots = 0
         self.callback(self.kill)
         self.tidy()
-        return self
 
     def mount(self, name, *arguments):
         path = os.path.join(self.directory, name)
