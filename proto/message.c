@@ -32,19 +32,6 @@ struct wire_string wire_string(const char *text)
     return (struct wire_string){.data = length ? text : NULL, .length = (uint16_t)length};
 }
 
-struct wire_range wire_ranges_get(const struct wire_ranges *ranges, uint32_t index)
-{
-    assert(index < ranges->count);
-    const uint8_t *pair = ranges->data + (size_t)index * WIRE_RANGE_BYTES;
-    return (struct wire_range){.offset = load_le64(pair), .length = load_le64(pair + 8)};
-}
-
-void wire_range_store(uint8_t encoded[WIRE_RANGE_BYTES], struct wire_range range)
-{
-    store_le64(encoded, range.offset);
-    store_le64(encoded + 8, range.length);
-}
-
 struct wire_string wire_strings_next(struct wire_strings *strings)
 {
     assert(strings->count > 0 && strings->bytes >= 2);

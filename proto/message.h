@@ -2,8 +2,10 @@
 #ifndef BITMAPD_PROTO_MESSAGE_H
 #define BITMAPD_PROTO_MESSAGE_H
 
+#include "proto/base/endian.h"
 #include "proto/base/error.h"
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -113,8 +115,19 @@ struct wire_blob {
 /* Of a C string, or an empty one for NULL; longer than 65535 bytes: aborts. */
 struct wire_string wire_string(const char *text);
 /* Pair @index < count. */
-struct wire_range wire_ranges_get(const struct wire_ranges *ranges, uint32_t index);
-void wire_range_store(uint8_t encoded[WIRE_RANGE_BYTES], struct wire_range range);
+static inline struct wire_range wire_ranges_get(const struct wire_ranges *ranges, uint32_t index)
+{
+    assert(index < ranges->count);
+    const uint8_t *pair = ranges->data + (size_t)index * WIRE_RANGE_BYTES;
+    return (struct wire_range){.offset = load_le64(pair), .length = load_le64(pair + 8)};
+}
+
+static inline void wire_range_store(uint8_t encoded[WIRE_RANGE_BYTES], struct wire_range range)
+{
+    store_le64(encoded, range.offset);
+    store_le64(encoded + 8, range.length);
+}
+
 /* Takes the first of the remaining strings; call count times (decoding has checked them). */
 struct wire_string wire_strings_next(struct wire_strings *strings);
 

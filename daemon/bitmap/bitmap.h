@@ -166,6 +166,18 @@ void bitmap_run(const struct bitmap *bitmap, uint64_t offset, uint64_t limit, bo
 bool bitmap_next_dirty(const struct bitmap *bitmap, uint64_t offset, uint64_t *ret_offset,
                        uint64_t *ret_end);
 
+/* Part of a drive, in bytes. */
+struct bitmap_extent {
+    uint64_t offset, length;
+};
+
+/*
+ * The same for up to @max (at least 1) runs at once.  Returns how many there were; when fewer than
+ * @max, there are no others.  The next ones are found from the end of the last.
+ */
+uint32_t bitmap_dirty_runs(const struct bitmap *bitmap, uint64_t offset, struct bitmap_extent *ret,
+                           uint32_t max);
+
 /*
  * Ors @source into @target: every granule of @target that overlaps a dirty
  * granule of @source becomes dirty.  Both must be of the same size in bytes;

@@ -133,6 +133,78 @@ bool bitmap_next_dirty(const struct bitmap *bitmap, uint64_t offset, uint64_t *r
     return true;
 }
 
+/* Runs that are found, the last of which may be open: its end is not found yet. */
+struct finding {
+    struct bitmap_extent *runs;
+    uint32_t count, max;
+    bool open;
+    uint64_t first; /* granule, of the open one */
+};
+
+/* A run begins at @granule if none is open, else the open one ends there. */
+static inline void finding_edge(struct finding *finding, const struct bitmap *bitmap,
+                                uint64_t granule)
+{
+    if (finding->open) {
+        uint64_t offset = finding->first << bitmap->granule_shift;
+        finding->runs[finding->count++] = (struct bitmap_extent){
+            .offset = offset, .length = granules_to_bytes(bitmap, granule) - offset};
+    }
+    finding->first = granule;
+    finding->open = !finding->open;
+}
+
+/* The runs of a dense chunk, from granule @from of it up to its end; bits beyond that are 0. */
+static void find_in_words(const struct bitmap *bitmap, const struct chunk_part *part,
+                          struct finding *finding)
+{
+    const uint64_t *words = bitmap->table[part->chunk].buffer->words;
+    uint64_t base = (uint64_t)part->chunk << bitmap->chunk_shift;
+    uint64_t mask = bits_first_mask(part->from);
+    uint32_t end = bits_words(part->to);
+
+    for (uint32_t i = part->from / 64; i < end;) {
+        uint64_t word = bits_word(words, i) & mask;
+        /* Bits that differ from the one before. */
+        uint64_t edges = word ^ (word << 1 | finding->open);
+        for (; edges != 0; edges &= edges - 1) {
+            finding_edge(finding, bitmap, base + i * 64 + (uint32_t)__builtin_ctzll(edges));
+            if (finding->count == finding->max) {
+                return;
+            }
+        }
+        mask = UINT64_MAX;
+        /* On to a word that has edges. */
+        uint64_t none = finding->open ? UINT64_MAX : 0;
+        do {
+            i++;
+        } while (i < end && words[i] == none);
+    }
+}
+
+uint32_t bitmap_dirty_runs(const struct bitmap *bitmap, uint64_t offset, struct bitmap_extent *ret,
+                           uint32_t max)
+{
+    assert(offset <= bitmap->size_bytes && max > 0);
+    struct finding finding = {.runs = ret, .max = max};
+    uint64_t first = offset == bitmap->size_bytes ? bitmap->granules : granule_of(bitmap, offset);
+
+    while (first < bitmap->granules && finding.count < max) {
+        struct chunk_part part = part_at(bitmap, first, bitmap->granules);
+        const struct chunk *c = &bitmap->table[part.chunk];
+        if (c->buffer) {
+            find_in_words(bitmap, &part, &finding);
+        } else if ((c->dirty > 0) != finding.open) {
+            finding_edge(&finding, bitmap, first);
+        }
+        first = part_end(bitmap, &part);
+    }
+    if (finding.open) {
+        finding_edge(&finding, bitmap, bitmap->granules);
+    }
+    return finding.count;
+}
+
 void bitmap_chunk(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_chunk_view *ret)
 {
     assert(chunk < bitmap->chunks);

@@ -88,13 +88,14 @@ static bool mark_changes_nothing(const struct drive *drive, const struct range *
     return true;
 }
 
-/* Marks of a frame are all over the bitmap: their cache lines come at once, not one by one. */
-static void prefetch(const struct drive *drive, const struct range *ranges, uint32_t count)
+void drive_prefetch(const struct drive *drive, const struct range *ranges, uint32_t count)
 {
     const struct drive_bitmap *bitmap;
     TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
         for (uint32_t i = 0; i < count; i++) {
-            bitmap_prefetch(bitmap->bits, ranges[i].offset);
+            if (ranges[i].offset < drive->size) {
+                bitmap_prefetch(bitmap->bits, ranges[i].offset);
+            }
         }
     }
 }
@@ -115,7 +116,7 @@ int drive_mark(struct model *model, struct drive *drive, const struct range *ran
         return r;
     }
     if (count > 1) {
-        prefetch(drive, ranges, count);
+        drive_prefetch(drive, ranges, count);
     }
     uint64_t version = 0;
     if (mark_changes_nothing(drive, ranges, count, &version)) {

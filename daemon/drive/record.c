@@ -418,10 +418,10 @@ int record_replay_part(struct model *model, struct record *record, struct error 
     return r;
 }
 
-int model_commit(struct model *model, struct record *record, struct error *error)
+static int commit(struct model *model, struct record *record, struct prepared *prepared,
+                  struct error *error)
 {
     const struct record_kind *kind = &kinds[record->type];
-    CLEANUP(prepared_deinit) struct prepared prepared = {0};
 
     if (!model->replaying && writeback_refuses(model->writeback)) {
         return refuse(model, error);
@@ -437,7 +437,7 @@ int model_commit(struct model *model, struct record *record, struct error *error
     }
     record->sequence = model->sequence + 1;
     if (r == 0) {
-        r = kind->prepare(model, record, &prepared, error);
+        r = kind->prepare(model, record, prepared, error);
     }
     if (r == 0 && !model->replaying) {
         r = journaling_reserve(model->journaling, record, error);
@@ -446,24 +446,24 @@ int model_commit(struct model *model, struct record *record, struct error *error
         return r;
     }
     if (!request_is_none(&record->request)) {
-        prepared.request = calloc(1, sizeof *prepared.request);
-        if (!prepared.request) {
+        prepared->request = calloc(1, sizeof *prepared->request);
+        if (!prepared->request) {
             return record_no_memory(error);
         }
     }
 
     struct record_names names;
     if (kind->in_history) {
-        name_targets(&prepared, &names);
+        name_targets(prepared, &names);
     }
     model->sequence = record->sequence;
     if (!model->replaying) {
         journaling_add(model->journaling, record);
     }
-    kind->apply(model, record, &prepared);
+    kind->apply(model, record, prepared);
 
-    if (prepared.request) {
-        struct request_result *result = STEAL(prepared.request);
+    if (prepared->request) {
+        struct request_result *result = STEAL(prepared->request);
         result->id = record->request;
         result->type = record->type;
         result->sequence = record->sequence;
@@ -478,4 +478,17 @@ int model_commit(struct model *model, struct record *record, struct error *error
     }
     writeback_touch(model->writeback);
     return 0;
+}
+
+int model_commit(struct model *model, struct record *record, struct error *error)
+{
+    if (record->type == RECORD_MARK && request_is_none(&record->request)) {
+        /* Of all that is in it a mark has the drive alone: zeroing and freeing the rest took longer
+         * than the mark. */
+        struct prepared prepared;
+        prepared.request = NULL;
+        return commit(model, record, &prepared, error);
+    }
+    CLEANUP(prepared_deinit) struct prepared prepared = {0};
+    return commit(model, record, &prepared, error);
 }

@@ -195,6 +195,13 @@ static int take_count(struct reader *reader, size_t element_bytes, uint32_t *ret
     return 0;
 }
 
+static struct range unpacked(const uint8_t *p)
+{
+    uint64_t word = load_le64(p);
+    return (struct range){(word >> PACKED_COUNT_BITS) * SECTOR_BYTES,
+                          (word & PACKED_COUNT_MAX) * SECTOR_BYTES};
+}
+
 static int take_ranges(struct reader *reader, bool packed, struct range **ret, uint32_t *ret_count)
 {
     uint32_t count;
@@ -208,9 +215,7 @@ static int take_ranges(struct reader *reader, bool packed, struct range **ret, u
     }
     for (uint32_t i = 0; i < count; i++) {
         if (packed) {
-            uint64_t word = load_le64(take(reader, PACKED_BYTES));
-            ranges[i] = (struct range){(word >> PACKED_COUNT_BITS) * SECTOR_BYTES,
-                                       (word & PACKED_COUNT_MAX) * SECTOR_BYTES};
+            ranges[i] = unpacked(take(reader, PACKED_BYTES));
             continue;
         }
         const uint8_t *p = take(reader, RANGE_BYTES);
@@ -324,4 +329,30 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
     *ret = decoded;
     memset(&decoded, 0, sizeof decoded);
     return 0;
+}
+
+uint32_t record_decode_mark(const uint8_t *bytes, size_t length, uint64_t *ret_drive,
+                            struct range *ret_ranges, uint32_t ranges_max)
+{
+    /* Fixed part, two empty texts, three counts of which two are 0. */
+    enum {
+        COUNT_AT = FIXED_BYTES + 4,
+        RANGES_AT = COUNT_AT + 4,
+        EMPTY_BYTES = RANGES_AT + 8
+    };
+    if (length < EMPTY_BYTES ||
+        load_le64(bytes) != ((uint64_t)PACKED_GRANULARITY << 32 | RECORD_MARK) ||
+        (load_le64(bytes + 16) | load_le64(bytes + 24) | load_le32(bytes + FIXED_BYTES)) != 0) {
+        return 0;
+    }
+    uint32_t count = load_le32(bytes + COUNT_AT);
+    if (count > ranges_max || length != EMPTY_BYTES + (size_t)count * PACKED_BYTES ||
+        load_le64(bytes + length - 8) != 0) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        ret_ranges[i] = unpacked(bytes + RANGES_AT + (size_t)i * PACKED_BYTES);
+    }
+    *ret_drive = load_le64(bytes + 8);
+    return count;
 }

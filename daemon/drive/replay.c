@@ -20,60 +20,109 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Marks of more ranges are rare, and decoded as other records are. */
+#define RANGES_MAX 64u
+
 struct replay {
     struct model *model;
     struct replay_report *report;
+    struct record mark; /* the one that is replayed, if it is a plain one */
+    struct range ranges[RANGES_MAX];
+    /* While marks of one drive follow each other. */
+    struct drive *marked; /* NULL: the last record was none, or of no drive */
+    uint64_t marked_from; /* count_dirty() before them */
 };
 
 /* Granules, in all bitmaps that a mark of the drive reaches. */
-static uint64_t count_dirty(struct model *model, uint64_t drive_id)
+static uint64_t count_dirty(const struct drive *drive)
 {
-    const struct drive *drive = model_drive_by_id(model, drive_id);
     const struct drive_bitmap *bitmap;
     uint64_t count = 0;
 
-    if (drive) {
-        TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
-            count += bitmap_count(bitmap->bits);
-        }
+    TAILQ_FOREACH (bitmap, &drive->recording, recording_entry) {
+        count += bitmap_count(bitmap->bits);
     }
     return count;
+}
+
+static void marks_end(struct replay *replay)
+{
+    if (replay->marked) {
+        replay->report->dirtied += count_dirty(replay->marked) - replay->marked_from;
+        replay->marked = NULL;
+    }
+}
+
+static void marks_begin(struct replay *replay, uint64_t drive_id)
+{
+    marks_end(replay);
+    replay->marked = model_drive_by_id(replay->model, drive_id);
+    replay->marked_from = replay->marked ? count_dirty(replay->marked) : 0;
+}
+
+/* A mark that comes soon, if it is of the drive that is marked now. */
+static void replay_soon(void *opaque, const uint8_t *bytes, size_t length)
+{
+    const struct replay *replay = opaque;
+    struct range ranges[RANGES_MAX];
+    uint64_t drive;
+
+    if (!replay->marked) {
+        return;
+    }
+    uint32_t count = record_decode_mark(bytes, length, &drive, ranges, RANGES_MAX);
+    if (count > 0 && drive == replay->marked->id) {
+        drive_prefetch(replay->marked, ranges, count);
+    }
+}
+
+static int replay_decoded(struct replay *replay, uint64_t sequence, struct record *record,
+                          struct error *error)
+{
+    bool mark = record->type == RECORD_MARK;
+    uint64_t drive = record->drive, bitmap = record->bitmap;
+
+    if (sequence != replay->model->sequence + 1) {
+        return error_set(error, -EBADMSG, "found record %llu, expected %llu",
+                         (unsigned long long)sequence,
+                         (unsigned long long)replay->model->sequence + 1);
+    }
+    if (!mark) {
+        marks_end(replay);
+    } else if (!replay->marked || replay->marked->id != drive) {
+        marks_begin(replay, drive);
+    }
+    int r = model_commit(replay->model, record, error);
+    if (r == 0 && (record->drive != drive || record->bitmap != bitmap)) {
+        r = error_set(error, -EBADMSG, "record %llu made another id than before",
+                      (unsigned long long)sequence);
+    }
+    if (r < 0) {
+        return error_prefix(error, r == -ENOMEM ? r : -EBADMSG, "record %llu (%s)",
+                            (unsigned long long)sequence, record_type_name(record->type));
+    }
+    replay->report->records++;
+    progress_piece();
+    if (mark) {
+        replay->report->marks += record->ranges_count;
+    }
+    return 0;
 }
 
 static int replay_record(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t length,
                          struct error *error)
 {
     struct replay *replay = opaque;
-    CLEANUP(record_decoded_deinit) struct record_decoded decoded = {0};
+    struct record *mark = &replay->mark;
 
+    mark->ranges_count =
+        record_decode_mark(bytes, length, &mark->drive, replay->ranges, RANGES_MAX);
+    if (mark->ranges_count > 0) {
+        return replay_decoded(replay, sequence, mark, error);
+    }
+    CLEANUP(record_decoded_deinit) struct record_decoded decoded = {0};
     int r = record_decode(bytes, length, &decoded, error);
-    if (r == 0 && sequence != replay->model->sequence + 1) {
-        r = error_set(error, -EBADMSG, "found record %llu, expected %llu",
-                      (unsigned long long)sequence,
-                      (unsigned long long)replay->model->sequence + 1);
-    }
-    if (r < 0) {
-        return r;
-    }
-    bool mark = decoded.record.type == RECORD_MARK;
-    uint64_t before = mark ? count_dirty(replay->model, decoded.record.drive) : 0;
-    uint64_t drive = decoded.record.drive, bitmap = decoded.record.bitmap;
-    r = model_commit(replay->model, &decoded.record, error);
-    if (r == 0 && (decoded.record.drive != drive || decoded.record.bitmap != bitmap)) {
-        r = error_set(error, -EBADMSG, "record %llu made another id than before",
-                      (unsigned long long)sequence);
-    }
-    if (r < 0) {
-        return error_prefix(error, r == -ENOMEM ? r : -EBADMSG, "record %llu (%s)",
-                            (unsigned long long)sequence, record_type_name(decoded.record.type));
-    }
-    replay->report->records++;
-    progress_piece();
-    if (mark) {
-        replay->report->marks += decoded.record.ranges_count;
-        replay->report->dirtied += count_dirty(replay->model, drive) - before;
-    }
-    return 0;
+    return r < 0 ? r : replay_decoded(replay, sequence, &decoded.record, error);
 }
 
 /* @unaccounted: they may have marked since what was loaded. */
@@ -133,13 +182,14 @@ static int replay_memory(struct replay *replay, const struct journal_replay_opti
 int replay_journal(struct model *model, const struct container_info *container, bool distrust,
                    struct replay_report *ret, struct error *error)
 {
-    struct replay replay = {.model = model, .report = ret};
-    struct journal_replay_options options = {.instance = model->instance,
-                                             .applied_seq = model->sequence};
+    struct replay replay = {.model = model, .report = ret, .mark.type = RECORD_MARK};
+    struct journal_replay_options options = {
+        .instance = model->instance, .applied_seq = model->sequence, .soon = replay_soon};
     struct journal_replay_report found = {0};
     struct error why = {""};
     uint64_t started = uv_hrtime();
 
+    replay.mark.ranges = replay.ranges;
     *ret = (struct replay_report){.highest_seq = model->sequence};
     memcpy(options.container.bytes, container->uuid.bytes, sizeof options.container.bytes);
     if (container->clean) {
@@ -157,6 +207,7 @@ int replay_journal(struct model *model, const struct container_info *container, 
     if (r == 0 && found.memory && !found.damage[0]) {
         r = replay_memory(&replay, &options, &found, &why);
     }
+    marks_end(&replay);
     model->replaying = false;
     lose_writers(model, true);
     ret->elapsed_ns = uv_hrtime() - started;

@@ -63,6 +63,9 @@ struct journal_replay_options {
     struct journal_id container; /* UUID */
     struct journal_id instance;  /* that the container names; batches of others are not ours */
     uint64_t applied_seq;        /* records up to it are in the container already */
+    /* Called with a record some time before it is handed out, unless something fails before: for
+     * what it will look at to be fetched from memory.  Gets the same opaque; NULL: not called. */
+    void (*soon)(void *opaque, const uint8_t *bytes, size_t length);
 };
 
 /* Whose files were found, beside those of the instance that the container names. */

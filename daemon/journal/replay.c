@@ -20,13 +20,27 @@ struct replay {
     uint64_t records;
     int (*record)(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t length,
                   struct error *error);
+    void (*soon)(void *opaque, const uint8_t *bytes, size_t length);
     void *opaque;
 };
+
+/* So many records before it is handed out a record is announced. */
+#define RECORDS_AHEAD 16u
 
 static bool copies(const struct journal_batch *a, const struct journal_batch *b)
 {
     return a->first_seq == b->first_seq && a->count == b->count && a->length == b->length &&
            a->crc == b->crc;
+}
+
+/* Of a batch; on to the next. */
+static const uint8_t *announce(const struct replay *replay, const uint8_t *bytes)
+{
+    uint32_t length = load_le32(bytes);
+
+    bytes += RECORD_LENGTH_BYTES;
+    replay->soon(replay->opaque, bytes, length);
+    return bytes + length;
 }
 
 /* Hands out the records of one batch that come after the last. */
@@ -35,7 +49,8 @@ static int replay_batch(struct replay *replay, const struct journal_found *found
 {
     const struct journal_source *source = &replay->scan.sources[found->source];
     const struct journal_batch *batch = &found->batch;
-    const uint8_t *bytes;
+    const uint8_t *bytes, *ahead;
+    uint32_t announced = 0;
     struct error words;
     int r;
 
@@ -52,7 +67,12 @@ static int replay_batch(struct replay *replay, const struct journal_found *found
                          ": reading it twice gave different bytes",
                          source->name, found->offset);
     }
+    ahead = bytes;
     for (uint32_t i = 0; i < batch->count; i++) {
+        while (replay->soon && announced < batch->count && announced < i + RECORDS_AHEAD) {
+            ahead = announce(replay, ahead);
+            announced++;
+        }
         uint64_t sequence = batch->first_seq + i;
         uint32_t length = load_le32(bytes);
 
@@ -190,6 +210,7 @@ int journal_replay(const struct journal_files *files, const struct journal_repla
         .applied_seq = options->applied_seq,
         .last_seq = options->applied_seq,
         .record = record,
+        .soon = options->soon,
         .opaque = opaque,
     };
     int r;

@@ -21,6 +21,7 @@
 #define SESSION_DEADLINE_MS 10000u                 /* for HELLO, and for reading the last error */
 #define SESSION_PEER_BYTES  400
 #define MAP_PAGE_RUNS       4096u /* 64 KiB a page */
+#define MAP_PART_RUNS       256u  /* found at once; a page has a multiple */
 #define LIST_STEP_ITEMS     64u   /* looked at in one step of a list */
 #define RANGES_MAX          (FRAME_BYTES_MAX / WIRE_RANGE_BYTES)
 #define LISTEN_BACKLOG      128

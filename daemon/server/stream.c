@@ -234,24 +234,21 @@ int stream_bitmaps(const struct request *request, struct error *error)
 static bool map_step(struct session *session, struct stream *stream)
 {
     uint8_t page[MAP_PAGE_RUNS * WIRE_RANGE_BYTES];
-    uint64_t size = bitmap_size_bytes(stream->bits);
-    uint32_t count = 0;
-    bool end = false;
+    struct bitmap_extent runs[MAP_PART_RUNS];
+    uint32_t count = 0, found = MAP_PART_RUNS;
 
-    while (count < MAP_PAGE_RUNS) {
-        struct wire_range run;
-        uint64_t run_end;
-        if (stream->position >= size ||
-            !bitmap_next_dirty(stream->bits, stream->position, &run.offset, &run_end)) {
-            end = true;
-            break;
+    for (; count < MAP_PAGE_RUNS && found == MAP_PART_RUNS; count += found) {
+        found = bitmap_dirty_runs(stream->bits, stream->position, runs, MAP_PART_RUNS);
+        for (uint32_t i = 0; i < found; i++) {
+            wire_range_store(page + (count + i) * WIRE_RANGE_BYTES,
+                             (struct wire_range){runs[i].offset, runs[i].length});
+            stream->dirty_bytes += runs[i].length;
         }
-        run.length = run_end - run.offset;
-        wire_range_store(page + count * WIRE_RANGE_BYTES, run);
-        count++;
-        stream->dirty_bytes += run.length;
-        stream->position = run_end;
+        if (found > 0) {
+            stream->position = runs[found - 1].offset + runs[found - 1].length;
+        }
     }
+    bool end = found < MAP_PART_RUNS;
     if (count > 0) {
         stream->count += count;
         stream->crc32c = crc32c(stream->crc32c, page, count * WIRE_RANGE_BYTES);

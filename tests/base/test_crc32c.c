@@ -96,11 +96,36 @@ static void test_against_each_other(void **state)
     free(buffer);
 }
 
+/* Around the lengths that are taken as three parts. */
+static void test_long(void **state)
+{
+    enum {
+        BYTES_MAX = 16384
+    };
+    uint8_t *buffer = malloc(BYTES_MAX);
+    uint32_t word = 1;
+
+    (void)state;
+    assert_non_null(buffer);
+    for (size_t i = 0; i < BYTES_MAX; i++) {
+        word = word * 1664525 + 1013904223;
+        buffer[i] = (uint8_t)(word >> 24);
+    }
+    for (size_t length = 0; length <= BYTES_MAX; length += length % 128 == 1 ? 126 : 1) {
+        const uint8_t *p = buffer + BYTES_MAX - length;
+        uint32_t expected = crc32c_bitwise((uint32_t)length, p, length);
+        assert_int_equal(crc32c((uint32_t)length, p, length), expected);
+        assert_int_equal(crc32c_portable((uint32_t)length, p, length), expected);
+    }
+    free(buffer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_against_each_other),
+        cmocka_unit_test(test_long),
     };
     return cmocka_run_group_tests_name("base: crc32c", tests, NULL, NULL);
 }

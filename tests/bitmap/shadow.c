@@ -231,6 +231,25 @@ static void check_runs(const struct shadow *shadow, const struct bitmap *bitmap)
     }
     assert_false(next);
 
+    /* The same, several at once, from anywhere. */
+    for (uint32_t max = 1; max <= 64; max *= 8) {
+        struct bitmap_extent runs[64];
+        uint64_t offset = random_below(shadow->granules + 1) * shadow->granularity;
+        uint32_t count = max;
+        offset = offset < shadow->size_bytes ? offset : shadow->size_bytes;
+        while (count == max) {
+            count = bitmap_dirty_runs(bitmap, offset, runs, max);
+            assert_true(count <= max);
+            for (uint32_t i = 0; i < count; i++) {
+                assert_true(bitmap_next_dirty(bitmap, offset, &next_offset, &next_end));
+                assert_int_equal(runs[i].offset, next_offset);
+                assert_int_equal(runs[i].offset + runs[i].length, next_end);
+                offset = next_end;
+            }
+        }
+        assert_false(bitmap_next_dirty(bitmap, offset, &next_offset, &next_end));
+    }
+
     /* From anywhere, with a limit anywhere. */
     for (int i = 0; i < 4; i++) {
         uint64_t granule = random_below(shadow->granules);

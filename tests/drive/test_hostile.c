@@ -188,6 +188,16 @@ static int decode_exactly(const uint8_t *bytes, size_t length)
     assert_non_null(copy);
     memcpy(copy, bytes, length);
     int r = record_decode(copy, length, &decoded, &error);
+    struct range ranges[2];
+    uint64_t drive = 0;
+    uint32_t count = record_decode_mark(copy, length, &drive, ranges, 2);
+    if (count > 0) {
+        assert_int_equal(r, 0);
+        assert_int_equal(decoded.record.type, RECORD_MARK);
+        assert_int_equal(decoded.record.drive, drive);
+        assert_int_equal(decoded.record.ranges_count, count);
+        assert_memory_equal(decoded.record.ranges, ranges, count * sizeof ranges[0]);
+    }
     if (r == 0) {
         size_t again = record_encoded_bytes(&decoded.record);
         uint8_t *encoded = malloc(again);

@@ -251,7 +251,8 @@ static void test_others(void **state)
 {
     CLEANUP(simdir_freep) struct simdir *dir = small_journal();
     struct journal_files files = test_files(dir);
-    struct journal_replay_options options = {test_id(TEST_CONTAINER + 1), test_id(1), 0};
+    struct journal_replay_options options = {
+        .container = test_id(TEST_CONTAINER + 1), .instance = test_id(1), .applied_seq = 0};
     struct journal_replay_report report;
     struct error error;
 
@@ -259,7 +260,8 @@ static void test_others(void **state)
     OK(journal_replay(&files, &options, NULL, NULL, &report, &error), error);
     assert_false(report.found);
     assert_int_equal(report.highest_seq, 0);
-    options = (struct journal_replay_options){test_id(TEST_CONTAINER), test_id(2), 0};
+    options = (struct journal_replay_options){
+        .container = test_id(TEST_CONTAINER), .instance = test_id(2), .applied_seq = 0};
     OK(journal_replay(&files, &options, NULL, NULL, &report, &error), error);
     assert_false(report.found);
     assert_int_equal(report.highest_seq, 0);

@@ -77,7 +77,8 @@ static int take_record(void *opaque, uint64_t sequence, const uint8_t *bytes, si
 
 static unsigned life(const char *path)
 {
-    struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(2), 0};
+    struct journal_replay_options options = {
+        .container = test_id(TEST_CONTAINER), .instance = test_id(2), .applied_seq = 0};
     struct journal_id container = test_id(TEST_CONTAINER), new = test_id(2);
     struct journal_replay_report report;
     struct journal_files files = {.system = &file_system_posix, .path = path};

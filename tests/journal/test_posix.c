@@ -52,7 +52,8 @@ static int count_record(void *opaque, uint64_t sequence, const uint8_t *bytes, s
 
 static struct journal_replay_report replay(uint64_t number, uint64_t applied)
 {
-    struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(number), applied};
+    struct journal_replay_options options = {
+        .container = test_id(TEST_CONTAINER), .instance = test_id(number), .applied_seq = applied};
     struct journal_replay_report report;
     struct journal_files files = {.system = &file_system_posix, .path = path};
     struct error error;
@@ -115,7 +116,8 @@ static void test_starts(void **state)
 /* A FIFO or a directory under a name neither hangs nor gets replaced by accident. */
 static void test_strange_files(void **state)
 {
-    struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(1), 0};
+    struct journal_replay_options options = {
+        .container = test_id(TEST_CONTAINER), .instance = test_id(1), .applied_seq = 0};
     struct journal_id container = test_id(TEST_CONTAINER), instance = test_id(9);
     struct journal_replay_report report;
     struct journal_files files = {.system = &file_system_posix, .path = path};

@@ -63,7 +63,8 @@ static int sum_up(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t 
 static void replay_sum(struct simdir *dir, uint64_t applied, struct sum *ret)
 {
     struct journal_files files = test_files(dir);
-    struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(1), applied};
+    struct journal_replay_options options = {
+        .container = test_id(TEST_CONTAINER), .instance = test_id(1), .applied_seq = applied};
     struct journal_replay_report report;
     struct error error;
 
@@ -299,7 +300,8 @@ static void test_record_fails(void **state)
 {
     CLEANUP(simdir_freep) struct simdir *dir = simdir_new(seed);
     struct journal_files files = test_files(dir);
-    struct journal_replay_options options = {test_id(TEST_CONTAINER), test_id(1), 0};
+    struct journal_replay_options options = {
+        .container = test_id(TEST_CONTAINER), .instance = test_id(1), .applied_seq = 0};
     struct journal_replay_report report = {.records = 77};
     struct journal *journal = test_journal(dir, 1);
     struct error error;
