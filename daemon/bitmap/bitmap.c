@@ -150,16 +150,20 @@ static bool chunk_is_short(const struct bitmap *bitmap, uint32_t chunk)
     return chunk_words(bitmap, chunk) != bits_words(UINT32_C(1) << bitmap->chunk_shift);
 }
 
-void spares_want(const struct bitmap *bitmap, uint32_t chunk, uint32_t *full, uint32_t *tail)
+void need_add(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_need *need)
 {
-    *(chunk_is_short(bitmap, chunk) ? tail : full) += 1;
+    if (chunk_is_short(bitmap, chunk)) {
+        need->tail = 1;
+    } else if (need->full < bitmap->chunks) {
+        need->full++;
+    }
 }
 
-int spares_ensure(struct bitmap *bitmap, uint32_t full, uint32_t tail)
+int spares_ensure(struct bitmap *bitmap, const struct bitmap_need *need)
 {
     uint32_t full_before = bitmap->spares.full_count;
 
-    while (bitmap->spares.full_count < full) {
+    while (bitmap->spares.full_count < need->full) {
         struct buffer *spare = buffer_new(bitmap, 0);
         if (!spare) {
             spares_free(bitmap, full_before);
@@ -169,7 +173,7 @@ int spares_ensure(struct bitmap *bitmap, uint32_t full, uint32_t tail)
         bitmap->spares.full = spare;
         bitmap->spares.full_count++;
     }
-    if (tail > 0 && !bitmap->spares.tail) {
+    if (need->tail > 0 && !bitmap->spares.tail) {
         bitmap->spares.tail = buffer_new(bitmap, bitmap->chunks - 1);
         if (!bitmap->spares.tail) {
             spares_free(bitmap, full_before);
@@ -181,6 +185,7 @@ int spares_ensure(struct bitmap *bitmap, uint32_t full, uint32_t tail)
 
 void spares_trim(struct bitmap *bitmap)
 {
+    bitmap->spares.collect = false;
     spares_free(bitmap, SPARES_KEPT);
 }
 
@@ -210,6 +215,24 @@ struct buffer *spares_take(struct bitmap *bitmap, uint32_t chunk)
     return buffer;
 }
 
+/* A chunk gives up its buffer. */
+static void buffer_release(struct bitmap *bitmap, uint32_t chunk, struct buffer *buffer)
+{
+    struct spares *spares = &bitmap->spares;
+
+    if (!buffer || !spares->collect || buffer->references > 1) {
+        buffer_unref(buffer);
+    } else if (!chunk_is_short(bitmap, chunk)) {
+        buffer->next = spares->full;
+        spares->full = buffer;
+        spares->full_count++;
+    } else if (!spares->tail) {
+        spares->tail = buffer;
+    } else {
+        free(buffer);
+    }
+}
+
 void chunk_replace(struct bitmap *bitmap, uint32_t chunk, struct buffer *buffer, uint32_t dirty,
                    uint64_t version)
 {
@@ -217,7 +240,7 @@ void chunk_replace(struct bitmap *bitmap, uint32_t chunk, struct buffer *buffer,
 
     assert((buffer != NULL) == (dirty > 0 && dirty < chunk_granules(bitmap, chunk)));
     if (c->buffer != buffer) {
-        buffer_unref(c->buffer);
+        buffer_release(bitmap, chunk, c->buffer);
         c->buffer = buffer;
     }
     bitmap->dirty += (uint64_t)dirty - c->dirty;

@@ -98,6 +98,25 @@ uint32_t bitmap_chunks(const struct bitmap *bitmap);   /* chunks, >= 1 */
 int bitmap_reserve(struct bitmap *bitmap, uint64_t offset, uint64_t length);
 
 /*
+ * The same for several changes: what each of them may need is added up, then taken in one go. Until
+ * bitmap_reserve_end() those changes succeed, in whatever order.  Nothing else may come in between.
+ */
+struct bitmap_need {
+    uint32_t full, tail; /* buffers */
+};
+
+/* Adds the need of a bitmap_set() or bitmap_clear(). */
+void bitmap_need_change(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
+                        struct bitmap_need *need);
+/* Adds the need of a bitmap_merge_reserved(). */
+void bitmap_need_merge(const struct bitmap *target, const struct bitmap *source,
+                       struct bitmap_need *need);
+/* -ENOMEM leaves the bitmap as it was. */
+int bitmap_reserve_need(struct bitmap *bitmap, const struct bitmap_need *need);
+/* Frees what was not needed. */
+void bitmap_reserve_end(struct bitmap *bitmap);
+
+/*
  * Sets every granule that the range touches.  Cannot fail after
  * bitmap_reserve(); without it, here and in bitmap_clear(), running out of
  * memory ends the process: there is no other way not to lose the bit silently.
@@ -185,6 +204,9 @@ uint32_t bitmap_dirty_runs(const struct bitmap *bitmap, uint64_t offset, struct 
  * their version.  On -ENOMEM @target is untouched.
  */
 int bitmap_merge(struct bitmap *target, const struct bitmap *source, uint64_t version);
+
+/* The same after bitmap_reserve_need(): cannot fail. */
+void bitmap_merge_reserved(struct bitmap *target, const struct bitmap *source, uint64_t version);
 
 /* A copy that shares dense buffers, to be read.  -ENOMEM.  The caller owns it (bitmap_free()). */
 int bitmap_snapshot(struct bitmap *bitmap, struct bitmap **ret);

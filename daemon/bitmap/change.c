@@ -12,6 +12,10 @@
  * Only the last may allocate, and only in the first and the last chunk of the
  * range, the others being covered.  That is what makes a reserve of two
  * buffers enough for any change.
+ *
+ * Several changes that are reserved for together need one buffer for each chunk
+ * that any of them cuts and that has none of its own, because a buffer which an
+ * earlier change takes from a chunk is a spare for a later one.
  */
 #include "daemon/bitmap/internal.h"
 
@@ -37,14 +41,14 @@ static bool needs_buffer(const struct bitmap *bitmap, uint32_t chunk, uint64_t o
            offset + length < granules_to_bytes(bitmap, end);
 }
 
-int bitmap_reserve(struct bitmap *bitmap, uint64_t offset, uint64_t length)
+void bitmap_need_change(const struct bitmap *bitmap, uint64_t offset, uint64_t length,
+                        struct bitmap_need *need)
 {
     uint64_t first, end;
     granules_touched(bitmap, offset, length, &first, &end);
 
     uint32_t first_chunk = (uint32_t)(first >> bitmap->chunk_shift);
     uint32_t last_chunk = (uint32_t)((end - 1) >> bitmap->chunk_shift);
-    uint32_t full = 0, tail = 0;
 
     /*
      * A clear touches fewer granules than a set of the same range, but if that
@@ -52,12 +56,32 @@ int bitmap_reserve(struct bitmap *bitmap, uint64_t offset, uint64_t length)
      * cuts no chunk that the set does not have as its first or last.
      */
     if (needs_buffer(bitmap, first_chunk, offset, length)) {
-        spares_want(bitmap, first_chunk, &full, &tail);
+        need_add(bitmap, first_chunk, need);
     }
     if (last_chunk != first_chunk && needs_buffer(bitmap, last_chunk, offset, length)) {
-        spares_want(bitmap, last_chunk, &full, &tail);
+        need_add(bitmap, last_chunk, need);
     }
-    return full + tail > 0 ? spares_ensure(bitmap, full, tail) : 0;
+}
+
+int bitmap_reserve(struct bitmap *bitmap, uint64_t offset, uint64_t length)
+{
+    struct bitmap_need need = {0};
+
+    bitmap_need_change(bitmap, offset, length, &need);
+    return need.full + need.tail > 0 ? spares_ensure(bitmap, &need) : 0;
+}
+
+int bitmap_reserve_need(struct bitmap *bitmap, const struct bitmap_need *need)
+{
+    int r = spares_ensure(bitmap, need);
+
+    bitmap->spares.collect = r == 0;
+    return r;
+}
+
+void bitmap_reserve_end(struct bitmap *bitmap)
+{
+    spares_trim(bitmap);
 }
 
 /* The words of a chunk with bits changed singly, in a buffer that nobody else sees. */

@@ -75,11 +75,11 @@ static int chunk_copy_common(struct bitmap *to, const struct bitmap *from, uint3
         return chunk_assign(to, chunk, c->buffer->words, granules, 0);
     case BITMAP_ONES: {
         struct chunk_part part = {.chunk = chunk, .from = 0, .to = granules};
-        uint32_t full = 0, tail = 0;
+        struct bitmap_need need = {0};
         if (granules < to_granules) {
-            spares_want(to, chunk, &full, &tail);
+            need_add(to, chunk, &need);
         }
-        int r = spares_ensure(to, full, tail);
+        int r = spares_ensure(to, &need);
         if (r < 0) {
             return r;
         }

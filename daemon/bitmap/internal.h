@@ -42,6 +42,7 @@ struct spares {
     struct buffer *full;
     uint32_t full_count;
     struct buffer *tail;
+    bool collect; /* buffers that chunks give up become spares, until spares_trim() */
 };
 
 struct bitmap {
@@ -137,12 +138,12 @@ static inline uint64_t granules_to_bytes(const struct bitmap *bitmap, uint64_t g
 struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk);
 void buffer_unref(struct buffer *buffer); /* takes NULL */
 
-/* Has spares of both sizes at least as given.  -ENOMEM leaves them as they were. */
-int spares_ensure(struct bitmap *bitmap, uint32_t full, uint32_t tail);
-/* Frees spares above what bitmap_reserve() keeps. */
+/* Has at least as many spares.  -ENOMEM leaves them as they were. */
+int spares_ensure(struct bitmap *bitmap, const struct bitmap_need *need);
+/* Collects no more, and frees spares above what bitmap_reserve() keeps. */
 void spares_trim(struct bitmap *bitmap);
-/* Adds the buffer that a change of @chunk would need to the counts. */
-void spares_want(const struct bitmap *bitmap, uint32_t chunk, uint32_t *full, uint32_t *tail);
+/* Adds the buffer that a change of @chunk would need; never more than there are chunks. */
+void need_add(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_need *need);
 /* A buffer for @chunk from the spares, else from the heap; without memory it aborts. */
 struct buffer *spares_take(struct bitmap *bitmap, uint32_t chunk);
 

@@ -19,11 +19,6 @@
 #include <errno.h>
 #include <string.h>
 
-struct need {
-    uint32_t full;
-    uint32_t tail;
-};
-
 static bool same_shape(const struct bitmap *a, const struct bitmap *b)
 {
     return a->granule_shift == b->granule_shift && a->chunk_shift == b->chunk_shift;
@@ -35,7 +30,8 @@ static bool dense_changes(const struct chunk *t, const struct chunk *s, uint32_t
     return t->buffer != s->buffer && bits_lacks(t->buffer->words, s->buffer->words, words);
 }
 
-static void chunks_need(const struct bitmap *target, const struct bitmap *source, struct need *need)
+static void chunks_need(const struct bitmap *target, const struct bitmap *source,
+                        struct bitmap_need *need)
 {
     for (uint32_t i = 0; i < target->chunks; i++) {
         const struct chunk *t = &target->table[i];
@@ -44,7 +40,7 @@ static void chunks_need(const struct bitmap *target, const struct bitmap *source
             continue; /* stays, or becomes ones */
         }
         if (!t->buffer || (chunk_shared(t) && dense_changes(t, s, chunk_words(target, i)))) {
-            spares_want(target, i, &need->full, &need->tail);
+            need_add(target, i, need);
         }
     }
 }
@@ -100,7 +96,8 @@ static void chunks_merge(struct bitmap *target, const struct bitmap *source, uin
  * Setting a run changes single bits of its first and its last chunk only.  Runs
  * come in order, so a chunk that several of them want was counted just before.
  */
-static void runs_need(const struct bitmap *target, const struct bitmap *source, struct need *need)
+static void runs_need(const struct bitmap *target, const struct bitmap *source,
+                      struct bitmap_need *need)
 {
     uint64_t counted = UINT64_MAX; /* the last chunk counted; none yet */
     uint64_t offset, end = 0;
@@ -116,7 +113,7 @@ static void runs_need(const struct bitmap *target, const struct bitmap *source, 
             if (part.chunk != counted && !own && chunk_kind(c) != BITMAP_ONES &&
                 !part_is_whole(target, &part) &&
                 (!c->buffer || bits_find(c->buffer->words, part.from, part.to, false) < part.to)) {
-                spares_want(target, part.chunk, &need->full, &need->tail);
+                need_add(target, part.chunk, need);
                 counted = part.chunk;
             }
             if (part.chunk == last_chunk) {
@@ -136,29 +133,42 @@ static void runs_merge(struct bitmap *target, const struct bitmap *source, uint6
     }
 }
 
-int bitmap_merge(struct bitmap *target, const struct bitmap *source, uint64_t version)
+void bitmap_need_merge(const struct bitmap *target, const struct bitmap *source,
+                       struct bitmap_need *need)
 {
     assert(target->size_bytes == source->size_bytes);
     if (target == source) {
-        return 0;
+        return;
     }
-
-    bool same = same_shape(target, source);
-    struct need need = {0};
-    if (same) {
-        chunks_need(target, source, &need);
+    if (same_shape(target, source)) {
+        chunks_need(target, source, need);
     } else {
-        runs_need(target, source, &need);
+        runs_need(target, source, need);
     }
-    int r = spares_ensure(target, need.full, need.tail);
-    if (r < 0) {
-        return r;
+}
+
+void bitmap_merge_reserved(struct bitmap *target, const struct bitmap *source, uint64_t version)
+{
+    assert(target->size_bytes == source->size_bytes);
+    if (target == source) {
+        return;
     }
-    if (same) {
+    if (same_shape(target, source)) {
         chunks_merge(target, source, version);
     } else {
         runs_merge(target, source, version);
     }
-    spares_trim(target);
-    return 0;
+}
+
+int bitmap_merge(struct bitmap *target, const struct bitmap *source, uint64_t version)
+{
+    struct bitmap_need need = {0};
+
+    bitmap_need_merge(target, source, &need);
+    int r = bitmap_reserve_need(target, &need);
+    if (r == 0) {
+        bitmap_merge_reserved(target, source, version);
+        bitmap_reserve_end(target);
+    }
+    return r;
 }

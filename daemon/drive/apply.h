@@ -11,9 +11,14 @@
  *
  * prepare() may fail and then has changed nothing; it puts whatever apply()
  * needs into struct prepared.  apply() cannot fail and takes out what it
- * used; the rest is freed.  Bits that are replaced as a whole (set, clear,
- * merge, enable, resize) are built on a snapshot, which shares all unchanged
- * chunks, and swapped in.
+ * used; the rest is freed.
+ *
+ * Bits that change (set, clear, merge, a deleted checkpoint) do so where they are:
+ * prepare() reserves the buffers for all the changes in @changing, and apply()
+ * makes them.  In a transaction, which may have to be undone, or where bits are
+ * carried whole that are to be cleared, the changes are made by prepare() in a
+ * snapshot, @bits, and apply() swaps it in; so it is with enable and resize.  A
+ * snapshot shares all dense chunks, each of which has to be copied when it changes.
  */
 struct bitmap_state {
     char name[NAME_BYTES_MAX + 1];
@@ -34,6 +39,8 @@ struct prepared {
     struct drive_bitmap *new_bitmap;
     struct writer *new_writer;
     struct bitmap *bits;
+    struct drive_bitmap *changing; /* found: @need is, or will be, reserved in its bits */
+    struct bitmap_need need;
     struct bitmap *removed_bits; /* of a deleted checkpoint */
     struct bitmap **resized;     /* in the order of drive->bitmaps */
     uint32_t resized_count;
@@ -41,6 +48,7 @@ struct prepared {
     char *identity, *evidence;
     struct request_result *request;
 
+    bool carries;           /* the record says what */
     bool gap;               /* that a bitmap which does not record begins with */
     enum validity validity; /* that the new bits bring with them */
     char reason[MODEL_REASON_BYTES_MAX + 1];
@@ -85,6 +93,19 @@ struct bitmap *remove_bitmap(struct model *model, struct drive_bitmap *bitmap);
 /* … and in again. */
 void restore_bitmap(struct model *model, struct drive *drive, struct drive_bitmap *bitmap,
                     struct bitmap *bits);
+/*
+ * Begins a change of the bits of @bitmap: in prepared->bits, which are a snapshot then, or, if that
+ * will do, in place.  Then come changes of prepared->bits, or if there are none their needs, and
+ * record_reserve().
+ */
+int record_begin_change(const struct model *model, struct drive_bitmap *bitmap, bool in_place,
+                        struct prepared *prepared, struct error *error);
+/* Merges, or adds the need of it. */
+int record_merge(const struct record *record, const struct bitmap *source,
+                 struct prepared *prepared, struct error *error);
+int record_reserve(struct prepared *prepared, struct error *error);
+/* The last act of a change in place, made or not. */
+void record_end_change(struct prepared *prepared);
 /* Swaps prepared->bits with those of @bitmap. */
 void record_swap_bits(struct drive_bitmap *bitmap, struct prepared *prepared);
 /* Everything but the bits, and not in which lists of checkpoints it stands. */
@@ -138,13 +159,23 @@ record_prepare prepare_bitmap_create, prepare_bitmap_enable, prepare_bitmap_rena
     prepare_bitmap_set, prepare_bitmap_clear, prepare_bitmap_clear_all, prepare_bitmap_merge,
     prepare_bitmap_distrust;
 record_apply apply_bitmap_create, apply_bitmap_delete, apply_bitmap_enable, apply_bitmap_disable,
-    apply_bitmap_rename, apply_bits, apply_bitmap_clear_all, apply_bitmap_distrust;
+    apply_bitmap_rename, apply_bitmap_set, apply_bitmap_clear, apply_bitmap_clear_all,
+    apply_bitmap_merge, apply_bitmap_distrust;
 record_undo undo_bitmap_create, undo_bitmap_delete, undo_bitmap_change;
 /* Limits on one more bitmap that records. */
 int record_check_room(const struct model *model, uint64_t size, uint32_t granularity,
                       struct error *error);
 
-/* ---- carry.c: they set in prepared->bits what the drive's writers have not settled ---- */
+/*
+ * ---- carry.c: they set in prepared->bits what the drive's writers have not settled ----
+ *
+ * Where prepared->bits are none, they add what carry_apply() needs in prepared->changing.
+ */
+
+/* First of all, if one needs to know whether record->carry_whole: the others do it themselves. */
+record_prepare carry_collect;
+/* Sets the ranges in prepared->changing, where they were reserved for. */
+void carry_apply(const struct record *record, const struct prepared *prepared);
 
 /*
  * Where its ranges are not all known, @base is carried whole (NULL: everything is set), and the

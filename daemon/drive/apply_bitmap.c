@@ -124,13 +124,6 @@ void undo_bitmap_change(struct model *model, struct prepared *prepared)
     bitmap_state_restore(prepared->bitmap, &prepared->before[0]);
 }
 
-/* A copy of the target's bits to be changed and swapped in. */
-static int copy_bits(struct prepared *prepared, struct error *error)
-{
-    return bitmap_snapshot(prepared->bitmap->bits, &prepared->bits) < 0 ? record_no_memory(error)
-                                                                        : 0;
-}
-
 int prepare_bitmap_enable(struct model *model, struct record *record, struct prepared *prepared,
                           struct error *error)
 {
@@ -138,7 +131,7 @@ int prepare_bitmap_enable(struct model *model, struct record *record, struct pre
     if (r < 0 || prepared->bitmap->recording) {
         return r;
     }
-    r = copy_bits(prepared, error);
+    r = record_begin_change(model, prepared->bitmap, false, prepared, error);
     return r < 0 ? r : carry_any(model, record, prepared, error);
 }
 
@@ -190,65 +183,129 @@ void apply_bitmap_rename(struct model *model, const struct record *record,
     bitmap->changed = record->sequence;
 }
 
-/* Changes the record's ranges in a copy of the bitmap's bits. */
-static int change_ranges(struct model *model, struct record *record, struct prepared *prepared,
-                         void (*change)(struct bitmap *bits, uint64_t offset, uint64_t length,
-                                        uint64_t version),
-                         struct error *error)
+typedef void change_range(struct bitmap *bits, uint64_t offset, uint64_t length, uint64_t version);
+
+static int find_for_ranges(struct model *model, struct record *record, struct prepared *prepared,
+                           struct error *error)
 {
     int r = record_find_bitmap(model, record, prepared, error);
-    if (r == 0) {
-        r = record_check_ranges(prepared->drive, record, error);
-    }
-    if (r == 0) {
-        r = copy_bits(prepared, error);
-    }
-    for (uint32_t i = 0; r == 0 && i < record->ranges_count; i++) {
+    return r < 0 ? r : record_check_ranges(prepared->drive, record, error);
+}
+
+/* Changes the record's ranges in prepared->bits, or adds the need of it. */
+static int prepare_ranges(const struct record *record, struct prepared *prepared,
+                          change_range *change, struct error *error)
+{
+    for (uint32_t i = 0; i < record->ranges_count; i++) {
         struct range range = record->ranges[i];
-        r = bitmap_reserve(prepared->bits, range.offset, range.length);
-        if (r < 0) {
+        if (!prepared->bits) {
+            bitmap_need_change(prepared->changing->bits, range.offset, range.length,
+                               &prepared->need);
+            continue;
+        }
+        if (bitmap_reserve(prepared->bits, range.offset, range.length) < 0) {
             return record_no_memory(error);
         }
         change(prepared->bits, range.offset, range.length, record->sequence);
     }
-    return r;
+    return 0;
+}
+
+static void apply_ranges(const struct record *record, struct bitmap *bits, change_range *change)
+{
+    for (uint32_t i = 0; i < record->ranges_count; i++) {
+        change(bits, record->ranges[i].offset, record->ranges[i].length, record->sequence);
+    }
 }
 
 int prepare_bitmap_set(struct model *model, struct record *record, struct prepared *prepared,
                        struct error *error)
 {
-    return change_ranges(model, record, prepared, bitmap_set, error);
+    int r = find_for_ranges(model, record, prepared, error);
+    if (r == 0) {
+        r = record_begin_change(model, prepared->bitmap, true, prepared, error);
+    }
+    if (r == 0) {
+        r = prepare_ranges(record, prepared, bitmap_set, error);
+    }
+    return r < 0 ? r : record_reserve(prepared, error);
 }
 
-void apply_bits(struct model *model, const struct record *record, struct prepared *prepared)
+void apply_bitmap_set(struct model *model, const struct record *record, struct prepared *prepared)
 {
     (void)model;
-    record_swap_bits(prepared->bitmap, prepared);
-    if (prepared->validity > prepared->bitmap->validity) {
-        drive_bitmap_set_validity(prepared->bitmap, prepared->validity, "%s", prepared->reason);
-        prepared->bitmap->changed = record->sequence;
+    if (prepared->bits) {
+        record_swap_bits(prepared->bitmap, prepared);
+    } else {
+        apply_ranges(record, prepared->changing->bits, bitmap_set);
+        record_end_change(prepared);
     }
-    if (prepared->untracked > prepared->bitmap->untracked) {
-        prepared->bitmap->untracked = prepared->untracked;
-        prepared->bitmap->changed = record->sequence;
+}
+
+/*
+ * What a clear must not lose is its bits of now, when they are carried whole: then it is a snapshot
+ * that is cleared.
+ */
+static int begin_clear(struct model *model, struct record *record, struct prepared *prepared,
+                       struct error *error)
+{
+    struct drive_bitmap *bitmap = prepared->bitmap;
+    int r = bitmap->recording ? carry_collect(model, record, prepared, error) : 0;
+    if (r < 0) {
+        return r;
     }
-    if (prepared->gap) {
-        drive_bitmap_set_recording(prepared->bitmap, false, true);
-        prepared->bitmap->changed = record->sequence;
-    }
+    bool whole = bitmap->recording && record->carry_whole;
+    return record_begin_change(model, bitmap, !whole, prepared, error);
 }
 
 int prepare_bitmap_clear(struct model *model, struct record *record, struct prepared *prepared,
                          struct error *error)
 {
-    int r = change_ranges(model, record, prepared, bitmap_clear, error);
-    if (r < 0) {
-        return r;
+    int r = find_for_ranges(model, record, prepared, error);
+    if (r == 0) {
+        r = begin_clear(model, record, prepared, error);
     }
-    if (prepared->bitmap->recording) {
-        return carry_from(model, record, prepared->bitmap->bits, prepared, error);
+    if (r == 0) {
+        r = prepare_ranges(record, prepared, bitmap_clear, error);
     }
-    return prepared->bitmap->gap ? 0 : carry_disabled(model, record, prepared, error);
+    if (r == 0 && prepared->bitmap->recording) {
+        r = carry_from(model, record, prepared->bitmap->bits, prepared, error);
+    } else if (r == 0 && !prepared->bitmap->gap) {
+        r = carry_disabled(model, record, prepared, error);
+    }
+    return r < 0 ? r : record_reserve(prepared, error);
+}
+
+/* The new bits are worth no more than what they were made of. */
+static void take_worth(const struct record *record, const struct prepared *prepared)
+{
+    struct drive_bitmap *bitmap = prepared->bitmap;
+
+    if (prepared->validity > bitmap->validity) {
+        drive_bitmap_set_validity(bitmap, prepared->validity, "%s", prepared->reason);
+        bitmap->changed = record->sequence;
+    }
+    if (prepared->untracked > bitmap->untracked) {
+        bitmap->untracked = prepared->untracked;
+        bitmap->changed = record->sequence;
+    }
+    if (prepared->gap) {
+        drive_bitmap_set_recording(bitmap, false, true);
+        bitmap->changed = record->sequence;
+    }
+}
+
+void apply_bitmap_clear(struct model *model, const struct record *record, struct prepared *prepared)
+{
+    (void)model;
+    if (prepared->bits) {
+        record_swap_bits(prepared->bitmap, prepared);
+    } else {
+        apply_ranges(record, prepared->changing->bits, bitmap_clear);
+        carry_apply(record, prepared);
+        record_end_change(prepared);
+    }
+    take_worth(record, prepared);
 }
 
 int prepare_bitmap_clear_all(struct model *model, struct record *record, struct prepared *prepared,
@@ -256,22 +313,26 @@ int prepare_bitmap_clear_all(struct model *model, struct record *record, struct 
 {
     int r = record_find_bitmap(model, record, prepared, error);
     if (r == 0) {
-        r = copy_bits(prepared, error);
+        r = begin_clear(model, record, prepared, error);
     }
     if (r < 0) {
         return r;
     }
-    bitmap_clear_all(prepared->bits, record->sequence);
+    if (prepared->bits) {
+        bitmap_clear_all(prepared->bits, record->sequence);
+    }
     if (!model->replaying) {
         record->untracked = drive_untracked(prepared->drive);
     }
-    if (!prepared->bitmap->recording) {
-        return carry_disabled(model, record, prepared, error);
+    if (prepared->bitmap->recording) {
+        /* The bits of an unknown bitmap vouch for nothing: carrying them whole is carrying all. */
+        const struct bitmap *base =
+            prepared->bitmap->validity == VALIDITY_UNKNOWN ? NULL : prepared->bitmap->bits;
+        r = carry_from(model, record, base, prepared, error);
+    } else {
+        r = carry_disabled(model, record, prepared, error);
     }
-    /* The bits of an unknown bitmap vouch for nothing: carrying them whole is carrying all. */
-    const struct bitmap *base =
-        prepared->bitmap->validity == VALIDITY_UNKNOWN ? NULL : prepared->bitmap->bits;
-    return carry_from(model, record, base, prepared, error);
+    return r < 0 ? r : record_reserve(prepared, error);
 }
 
 void apply_bitmap_clear_all(struct model *model, const struct record *record,
@@ -279,7 +340,13 @@ void apply_bitmap_clear_all(struct model *model, const struct record *record,
 {
     (void)model;
     struct drive_bitmap *bitmap = prepared->bitmap;
-    record_swap_bits(prepared->bitmap, prepared);
+    if (prepared->bits) {
+        record_swap_bits(bitmap, prepared);
+    } else {
+        bitmap_clear_all(prepared->changing->bits, record->sequence);
+        carry_apply(record, prepared);
+        record_end_change(prepared);
+    }
     drive_bitmap_set_validity(bitmap, prepared->validity, "%s", prepared->reason);
     drive_bitmap_set_recording(bitmap, bitmap->recording, prepared->gap);
     bitmap->untracked = record->untracked;
@@ -302,7 +369,7 @@ int prepare_bitmap_merge(struct model *model, struct record *record, struct prep
                          record->sources_count, prepared->drive->name,
                          prepared->drive->bitmaps_count);
     }
-    r = copy_bits(prepared, error);
+    r = record_begin_change(model, prepared->bitmap, true, prepared, error);
     for (uint32_t i = 0; r == 0 && i < record->sources_count; i++) {
         struct drive_bitmap *source = model_bitmap_by_id(model, record->sources[i]);
         if (!source) {
@@ -325,12 +392,23 @@ int prepare_bitmap_merge(struct model *model, struct record *record, struct prep
         if (source->untracked > prepared->untracked) {
             prepared->untracked = source->untracked;
         }
-        r = bitmap_merge(prepared->bits, source->bits, record->sequence);
-        if (r < 0) {
-            return record_no_memory(error);
-        }
+        r = record_merge(record, source->bits, prepared, error);
     }
-    return r;
+    return r < 0 ? r : record_reserve(prepared, error);
+}
+
+void apply_bitmap_merge(struct model *model, const struct record *record, struct prepared *prepared)
+{
+    if (prepared->bits) {
+        record_swap_bits(prepared->bitmap, prepared);
+    } else {
+        for (uint32_t i = 0; i < record->sources_count; i++) {
+            const struct drive_bitmap *source = model_bitmap_by_id(model, record->sources[i]);
+            bitmap_merge_reserved(prepared->changing->bits, source->bits, record->sequence);
+        }
+        record_end_change(prepared);
+    }
+    take_worth(record, prepared);
 }
 
 /* A sealed bitmap whose bits cannot be read out of the container any more. */

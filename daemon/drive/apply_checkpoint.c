@@ -170,9 +170,15 @@ static int fold(struct model *model, struct record *record, struct prepared *pre
     if (r < 0 || r_elder < 0) {
         return r < 0 ? r : r_elder;
     }
-    if (bitmap_snapshot(elder->bits, &prepared->bits) < 0 ||
-        bitmap_merge(prepared->bits, victim->bits, record->sequence) < 0) {
-        return record_no_memory(error);
+    r = record_begin_change(model, elder, true, prepared, error);
+    if (r == 0) {
+        r = record_merge(record, victim->bits, prepared, error);
+    }
+    if (r == 0) {
+        r = record_reserve(prepared, error);
+    }
+    if (r < 0) {
+        return r;
     }
     if (victim->validity > elder->validity) {
         prepared->validity = victim->validity;
@@ -208,7 +214,12 @@ void apply_checkpoint_delete(struct model *model, const struct record *record,
     if (!elder) {
         return;
     }
-    record_swap_bits(elder, prepared);
+    if (prepared->bits) {
+        record_swap_bits(elder, prepared);
+    } else {
+        bitmap_merge_reserved(prepared->changing->bits, prepared->removed_bits, record->sequence);
+        record_end_change(prepared);
+    }
     drive_bitmap_worsen(elder, prepared->validity, "%s", prepared->reason);
     if (prepared->untracked > elder->untracked) {
         elder->untracked = prepared->untracked;

@@ -8,6 +8,7 @@
  */
 #include "daemon/drive/apply.h"
 
+#include <assert.h>
 #include <stdio.h>
 
 /* The recording bitmap that is carried whole when a writer is unaccounted: the emptiest. */
@@ -25,10 +26,11 @@ static const struct bitmap *pick_base(const struct drive *drive)
 }
 
 /* The unsettled ranges of the drive's writers into the record; a replay has them from then. */
-static int collect(struct model *model, struct record *record, struct prepared *prepared,
-                   struct error *error)
+int carry_collect(struct model *model, struct record *record, struct prepared *prepared,
+                  struct error *error)
 {
-    if (model->replaying) {
+    if (model->replaying || prepared->carries) {
+        prepared->carries = true;
         return 0;
     }
     int r = drive_collect_unsettled(prepared->drive, model->carried_left, &prepared->carried,
@@ -39,7 +41,16 @@ static int collect(struct model *model, struct record *record, struct prepared *
     model->carried_left -= record->carried_count;
     record->carried = prepared->carried;
     record->doubtful = drive_is_doubtful(prepared->drive);
+    prepared->carries = true;
     return 0;
+}
+
+void carry_apply(const struct record *record, const struct prepared *prepared)
+{
+    for (uint32_t i = 0; prepared->carries && i < record->carried_count; i++) {
+        struct range range = record->carried[i];
+        bitmap_set(prepared->changing->bits, range.offset, range.length, record->sequence);
+    }
 }
 
 /* Sets the ranges that the record carries in prepared->bits. */
@@ -50,6 +61,11 @@ static int carry_ranges(const struct record *record, struct prepared *prepared, 
         int r = record_check_range(prepared->drive, range, error);
         if (r < 0) {
             return r;
+        }
+        if (!prepared->bits) {
+            bitmap_need_change(prepared->changing->bits, range.offset, range.length,
+                               &prepared->need);
+            continue;
         }
         r = bitmap_reserve(prepared->bits, range.offset, range.length);
         if (r < 0) {
@@ -64,7 +80,7 @@ static int carry_ranges(const struct record *record, struct prepared *prepared, 
 static int carry_known(struct model *model, struct record *record, struct prepared *prepared,
                        struct error *error)
 {
-    int r = collect(model, record, prepared, error);
+    int r = carry_collect(model, record, prepared, error);
     return r == 0 ? carry_ranges(record, prepared, error) : r;
 }
 
@@ -76,6 +92,7 @@ static int carry_known(struct model *model, struct record *record, struct prepar
 static int carry_whole(const struct record *record, const struct bitmap *base,
                        struct prepared *prepared, struct error *error)
 {
+    assert(prepared->bits);
     prepared->validity = VALIDITY_SUPERSET;
     (void)snprintf(prepared->reason, sizeof prepared->reason,
                    "a lost writer of the drive has not come back: older marks are kept");

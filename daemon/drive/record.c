@@ -14,6 +14,7 @@
 
 void prepared_deinit(struct prepared *prepared)
 {
+    record_end_change(prepared);
     drive_free(prepared->new_drive);
     drive_bitmap_free(prepared->new_bitmap);
     writer_free(prepared->new_writer);
@@ -194,6 +195,45 @@ void restore_bitmap(struct model *model, struct drive *drive, struct drive_bitma
     model_link_bitmap(model, drive, bitmap);
 }
 
+int record_begin_change(const struct model *model, struct drive_bitmap *bitmap, bool in_place,
+                        struct prepared *prepared, struct error *error)
+{
+    if (in_place && !model->transaction) {
+        prepared->changing = bitmap;
+        return 0;
+    }
+    return bitmap_snapshot(bitmap->bits, &prepared->bits) < 0 ? record_no_memory(error) : 0;
+}
+
+int record_merge(const struct record *record, const struct bitmap *source,
+                 struct prepared *prepared, struct error *error)
+{
+    if (!prepared->bits) {
+        bitmap_need_merge(prepared->changing->bits, source, &prepared->need);
+        return 0;
+    }
+    return bitmap_merge(prepared->bits, source, record->sequence) < 0 ? record_no_memory(error) : 0;
+}
+
+int record_reserve(struct prepared *prepared, struct error *error)
+{
+    if (prepared->changing && bitmap_reserve_need(prepared->changing->bits, &prepared->need) < 0) {
+        return record_no_memory(error);
+    }
+    return 0;
+}
+
+void record_end_change(struct prepared *prepared)
+{
+    struct drive_bitmap *bitmap = STEAL(prepared->changing);
+
+    if (bitmap) {
+        bitmap_reserve_end(bitmap->bits);
+        /* What it takes is in the cache's books. */
+        (void)drive_bitmap_swap_bits(bitmap, bitmap->bits);
+    }
+}
+
 void record_swap_bits(struct drive_bitmap *bitmap, struct prepared *prepared)
 {
     prepared->bits = drive_bitmap_swap_bits(bitmap, prepared->bits);
@@ -249,13 +289,14 @@ static const struct record_kind {
                                undo_bitmap_change, true},
     [RECORD_BITMAP_RENAME] = {"bitmap-rename", prepare_bitmap_rename, apply_bitmap_rename,
                               undo_bitmap_change, true},
-    [RECORD_BITMAP_SET] = {"bitmap-set", prepare_bitmap_set, apply_bits, undo_bitmap_change, true},
-    [RECORD_BITMAP_CLEAR] = {"bitmap-clear", prepare_bitmap_clear, apply_bits, undo_bitmap_change,
-                             true},
+    [RECORD_BITMAP_SET] = {"bitmap-set", prepare_bitmap_set, apply_bitmap_set, undo_bitmap_change,
+                           true},
+    [RECORD_BITMAP_CLEAR] = {"bitmap-clear", prepare_bitmap_clear, apply_bitmap_clear,
+                             undo_bitmap_change, true},
     [RECORD_BITMAP_CLEAR_ALL] = {"bitmap-clear-all", prepare_bitmap_clear_all,
                                  apply_bitmap_clear_all, undo_bitmap_change, true},
-    [RECORD_BITMAP_MERGE] = {"bitmap-merge", prepare_bitmap_merge, apply_bits, undo_bitmap_change,
-                             true},
+    [RECORD_BITMAP_MERGE] = {"bitmap-merge", prepare_bitmap_merge, apply_bitmap_merge,
+                             undo_bitmap_change, true},
     [RECORD_MARK] = {"mark", prepare_mark, apply_mark, NULL, false},
     [RECORD_ATTACH] = {"attach", prepare_attach, apply_attach, NULL, true},
     [RECORD_LOST] = {"lost", record_find_writer, apply_lost, NULL, true},

@@ -8,6 +8,7 @@
  * the model, which must stay as they were; and partners of other shapes to
  * merge from, so that a merge meets any mixture of kinds on both sides.
  */
+#include "tests/bitmap/alloc_fault.h"
 #include "tests/bitmap/shadow.h"
 
 #include <errno.h>
@@ -19,7 +20,8 @@
 
 #include <cmocka.h>
 
-#define SNAPSHOTS 3
+#define SNAPSHOTS        3
+#define CHANGES_TOGETHER 6
 
 struct pair {
     struct bitmap *bitmap;
@@ -102,6 +104,42 @@ static void pair_change(struct pair *pair)
     }
 }
 
+/* Several changes that are reserved for together; not one of them may allocate. */
+static void pair_change_together(struct pair *pair)
+{
+    struct {
+        uint64_t offset, length;
+        bool set;
+    } changes[CHANGES_TOGETHER];
+    struct bitmap_need need = {0};
+    uint64_t n = 1 + random_below(CHANGES_TOGETHER);
+    uint64_t all = random_below(8);
+
+    version++;
+    for (uint64_t i = 0; i < n; i++) {
+        random_range(pair->shadow, &changes[i].offset, &changes[i].length);
+        changes[i].set = random_below(2) == 0;
+        bitmap_need_change(pair->bitmap, changes[i].offset, changes[i].length, &need);
+    }
+    assert_int_equal(bitmap_reserve_need(pair->bitmap, &need), 0);
+    (void)alloc_count();
+    if (all == 0) {
+        bitmap_clear_all(pair->bitmap, version);
+        shadow_clear(pair->shadow, 0, pair->shadow->size_bytes, version);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        if (changes[i].set) {
+            bitmap_set(pair->bitmap, changes[i].offset, changes[i].length, version);
+            shadow_set(pair->shadow, changes[i].offset, changes[i].length, version);
+        } else {
+            bitmap_clear(pair->bitmap, changes[i].offset, changes[i].length, version);
+            shadow_clear(pair->shadow, changes[i].offset, changes[i].length, version);
+        }
+    }
+    assert_int_equal(alloc_count(), 0);
+    bitmap_reserve_end(pair->bitmap);
+}
+
 static void pair_query(const struct pair *pair)
 {
     uint64_t offset, length;
@@ -150,6 +188,32 @@ static void pair_all(struct pair *pair)
     }
 }
 
+/* Two sources, the second one as the first one was before. */
+static void pair_merge_together(struct pair *pair, struct pair *first)
+{
+    struct pair second = {.shadow = shadow_copy(first->shadow)};
+    struct bitmap_need need = {0};
+    struct shadow *before = shadow_copy(first->shadow);
+
+    assert_int_equal(bitmap_snapshot(first->bitmap, &second.bitmap), 0);
+    for (uint64_t i = random_below(4); i > 0; i--) {
+        pair_change(&second);
+    }
+    bitmap_need_merge(pair->bitmap, first->bitmap, &need);
+    bitmap_need_merge(pair->bitmap, second.bitmap, &need);
+    assert_int_equal(bitmap_reserve_need(pair->bitmap, &need), 0);
+    (void)alloc_count();
+    bitmap_merge_reserved(pair->bitmap, first->bitmap, version);
+    bitmap_merge_reserved(pair->bitmap, second.bitmap, version);
+    assert_int_equal(alloc_count(), 0);
+    bitmap_reserve_end(pair->bitmap);
+    shadow_merge(pair->shadow, first->shadow, version);
+    shadow_merge(pair->shadow, second.shadow, version);
+    shadow_check(before, first->bitmap);
+    shadow_free(before);
+    pair_free(&second);
+}
+
 /* From a bitmap of the same drive and any other shape that the naive model can bear. */
 static void pair_merge(struct pair *pair)
 {
@@ -176,8 +240,12 @@ static void pair_merge(struct pair *pair)
     struct shadow *source_before = shadow_copy(source.shadow);
 
     version++;
-    assert_int_equal(bitmap_merge(pair->bitmap, source.bitmap, version), 0);
-    shadow_merge(pair->shadow, source.shadow, version);
+    if (random_below(2) == 0) {
+        assert_int_equal(bitmap_merge(pair->bitmap, source.bitmap, version), 0);
+        shadow_merge(pair->shadow, source.shadow, version);
+    } else {
+        pair_merge_together(pair, &source);
+    }
     shadow_check(source_before, source.bitmap);
     shadow_free(source_before);
     pair_free(&source);
@@ -335,6 +403,10 @@ static void run_sequence(uint64_t size_bytes, uint64_t granularity, uint32_t chu
             }
             assert_int_equal(bitmap_snapshot(pair.bitmap, &slot->bitmap), 0);
             slot->shadow = shadow_copy(pair.shadow);
+            break;
+        case 11:
+        case 12:
+            pair_change_together(&pair);
             break;
         default:
             pair_change(&pair);
