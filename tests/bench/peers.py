@@ -12,6 +12,8 @@ import socket
 import struct
 import subprocess
 
+import harness
+
 CLUSTER = 65536
 BITMAPS_EXTENSION = 0x23852875
 
@@ -23,7 +25,7 @@ class StorageDaemon:
         path = bench.path(f"{name}.qmp")
         self.process = bench.start(name, [
             "qemu-storage-daemon", "--chardev", f"socket,id=qmp,path={path},server=on,wait=off",
-            "--monitor", "chardev=qmp"], lambda: os.path.exists(path))
+            "--monitor", "chardev=qmp"], lambda: harness.accepts(path))
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(300)
         self.socket.connect(path)
@@ -115,5 +117,5 @@ def serve_bitmap(bench, name, image, bitmap):
     path = bench.path(f"{name}.nbd")
     process = bench.start(name, [
         "qemu-nbd", "-r", "-t", "-e", "8", "-f", "qcow2", "-B", bitmap, "-k", path, image],
-                          lambda: os.path.exists(path))
+                          lambda: harness.accepts(path))
     return f"nbd+unix:///?socket={path}", process
