@@ -37,8 +37,9 @@
 #define SYNC_MS      1000u                 /* for process-crash drives */
 #define FILL_HIGH    500u                  /* of 1000: the container is asked to cover */
 #define LINGER_BYTES (UINT32_C(512) << 10) /* a batch that lingers grows to this */
-#define LINGER_FILL  250u                  /* of 1000, of the memory journal */
-#define REASON_SIZE  256
+/* Of 1000, of the memory journal: below, its other segment can be taken when this one is full. */
+#define LINGER_FILL 500u
+#define REASON_SIZE 256
 
 TAILQ_HEAD(batch_queue, batch);
 
