@@ -134,7 +134,8 @@ static int take_container(struct model *model, struct container **taken,
     }
 
     start_rename_replaced(model);
-    if (replayed.damage[0] || replayed.stale || !start_identity_equal(&info.identity, identity)) {
+    if (replayed.damage[0] || replayed.memory_damage[0] || replayed.stale ||
+        !start_identity_equal(&info.identity, identity)) {
         /* What was numbered after this commit is lost here, but clients may remember it. */
         model->sequence += NUMBERS_SKIPPED;
         model->next_id += NUMBERS_SKIPPED;
