@@ -45,7 +45,7 @@ class Served:
         self.prepare()
         bench.start(f"nbdkit-{name}", [
             "nbdkit", "--foreground", "--unix", self.socket, plugin, f"file={self.raw}",
-            *parameters], lambda: os.path.exists(self.socket))
+            *parameters], lambda: harness.accepts(self.socket))
 
     def prepare(self):
         pass

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 
-from programs import Process, wait_until  # noqa: E402
+from programs import Process, accepts, wait_until  # noqa: E402
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -138,12 +137,6 @@ class Bench(contextlib.ExitStack):
         """What the verb of bench_probe prints; @socket: of a daemon, if it needs one."""
         return run_json([self.tool("probe"), verb, *map(str, arguments)],
                         env=os.environ | ({"BITMAPD_SOCKET": socket} if socket else {}))
-
-
-def accepts(path):
-    """Whether a server listens there already; its socket is in the file system before it does."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        return connection.connect_ex(path) == 0
 
 
 def run_json(command, env=None):

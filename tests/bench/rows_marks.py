@@ -55,7 +55,7 @@ def start_redis(bench, name, *options):
 
 def start_reference(bench, name, *options):
     socket = bench.path(f"{name}.sock")
-    bench.start(name, [bench.tool("reference"), *options, socket], lambda: os.path.exists(socket))
+    bench.start(name, [bench.tool("reference"), *options, socket], lambda: accepts(socket))
     return Peer(bench, "reference", socket)
 
 

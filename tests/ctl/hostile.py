@@ -14,7 +14,7 @@ import unittest
 
 import fake
 from fake import Fake
-from program import BITMAPCTL, ENVIRONMENT, run
+from program import BITMAPCTL, ENVIRONMENT, run, spawn
 
 
 def ask(answers, *words, **more):
@@ -97,7 +97,7 @@ class Shapes(unittest.TestCase):
             for locale in ("C", "C.UTF-8", "nonsense"):
                 terminal, end = pty.openpty()
                 fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 40, 0, 0))
-                program = subprocess.Popen(
+                program = spawn(
                     [BITMAPCTL, "-s", daemon.path, "drive", "list"],
                     stdout=end, env={**ENVIRONMENT, "LC_ALL": locale},
                 )  # fmt: skip
@@ -261,7 +261,7 @@ class Marks(unittest.TestCase):
 
     def test_a_line_does_not_wait_for_the_next(self):
         with Fake({fake.MARK: fake.ok()}) as daemon:
-            with subprocess.Popen(
+            with spawn(
                 [BITMAPCTL, "-s", daemon.path, "mark", "d", "--stdin"],
                 stdin=subprocess.PIPE, env=ENVIRONMENT,
             ) as program:  # fmt: skip
@@ -321,7 +321,7 @@ class Marks(unittest.TestCase):
     def test_frames_in_flight_are_bounded(self):
         """The daemon reads, but answers no mark: bitmapctl must stop reading lines."""
         with Fake({fake.MARK: []}) as daemon:
-            with subprocess.Popen(
+            with spawn(
                 [BITMAPCTL, "-s", daemon.path, "mark", "d", "--stdin"],
                 stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
             ) as program:  # fmt: skip

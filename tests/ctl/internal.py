@@ -12,7 +12,7 @@ import sys
 import tempfile
 import unittest
 
-from program import BITMAPCTL, ENVIRONMENT, run
+from program import BITMAPCTL, ENVIRONMENT, run, spawn
 
 TOOLS = ("qemu-img", "qemu-io", "strace")
 
@@ -367,8 +367,8 @@ class Refusals(Scratch):
 
     def test_in_use(self):
         self.create()
-        holder = subprocess.Popen(["qemu-io", "-f", "qcow2", self.path], stdin=subprocess.PIPE,
-                                  stdout=subprocess.PIPE)  # fmt: skip
+        holder = spawn(["qemu-io", "-f", "qcow2", self.path], stdin=subprocess.PIPE,
+                       stdout=subprocess.PIPE)
         self.addCleanup(holder.stdout.close)
         self.addCleanup(holder.wait)
         self.addCleanup(holder.stdin.close)

@@ -3,13 +3,12 @@
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import unittest
 
-from program import COMMAND_TIMEOUT_S, run
+from program import COMMAND_TIMEOUT_S, accepts, run, spawn
 
 BITMAPD = os.environ["BITMAPD"]
 K, M, G = 1 << 10, 1 << 20, 1 << 30
@@ -24,18 +23,13 @@ class Daemon:
         self.process = None
 
     def start(self):
-        self.process = subprocess.Popen(
+        self.process = spawn(
             [BITMAPD, "--state-dir", self.directory], stderr=self.log, stdin=subprocess.DEVNULL
         )
         deadline = time.monotonic() + COMMAND_TIMEOUT_S
-        while True:
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(self.socket)
-                    return
-                except OSError:
-                    if self.process.poll() is not None or time.monotonic() > deadline:
-                        raise RuntimeError(f"no daemon: {self.read_log()}") from None
+        while not accepts(self.socket):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no daemon: {self.read_log()}")
             time.sleep(0.01)
 
     def end(self, number):

@@ -6,6 +6,11 @@ import json
 import os
 import re
 import subprocess
+import sys
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+
+from programs import accepts, spawn  # noqa: E402, F401
 
 COMMAND_TIMEOUT_S = 60
 BITMAPCTL = os.environ["BITMAPCTL"]

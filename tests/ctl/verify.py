@@ -12,7 +12,7 @@ import unittest
 
 import fake
 from fake import Fake, UUID_TEXT
-from program import BITMAPCTL, ENVIRONMENT
+from program import BITMAPCTL, ENVIRONMENT, spawn
 from hostile import ask
 
 K, M = 1 << 10, 1 << 20
@@ -252,7 +252,7 @@ class Verify(unittest.TestCase):
         self.both(bytes(M))
         with Fake(self.answers([])) as daemon:
             terminal, end = pty.openpty()
-            program = subprocess.Popen(
+            program = spawn(
                 [BITMAPCTL, "-s", daemon.path, "verify", "vg0/d", "--since", "c", "--against",
                  self.copy, "-ojson"], stdout=subprocess.PIPE, stderr=end, env=ENVIRONMENT,
             )  # fmt: skip

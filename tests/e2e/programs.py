@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -53,8 +54,25 @@ def run(*command, check=True, **options):
     return result
 
 
+def accepts(path):
+    """Whether a server listens there already: its socket is in the file system before it does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
+
+
 def die_with_parent():
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def spawn(command, preexec_fn=None, **options):
+    """A program in the background that does not outlive the test, however that ends: it would keep
+    the test's output open, for which CTest waits."""
+    def prepare():
+        if preexec_fn:
+            preexec_fn()
+        die_with_parent()  # what changes the user takes this back
+
+    return subprocess.Popen(command, preexec_fn=prepare, **options)
 
 
 class Process:
@@ -64,9 +82,8 @@ class Process:
         self.name = name
         self.log = log
         with open(log, "ab") as file:
-            self.popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env,
-                preexec_fn=die_with_parent)
+            self.popen = spawn(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env)
 
     def running(self):
         return self.popen.poll() is None

@@ -188,7 +188,7 @@ def test_qemu_has_it(stack):
         socket = stack.path("qemu-nbd.sock")
         server = stack.start(
             "qemu-nbd", ["qemu-nbd", *options, "-f", "qcow2", "-t", "-k", socket, stack.file])
-        e2e.wait_until(lambda s=socket: os.path.exists(s), "qemu-nbd listens")
+        e2e.wait_until(lambda s=socket: e2e.accepts(s), "qemu-nbd listens")
         start_is_refused(stack)
         assert "in use" in stack.offline("check", code=5).stderr
         assert "in use" in stack.offline("create", "--internal", code=5).stderr

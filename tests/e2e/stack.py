@@ -18,10 +18,11 @@ import sys
 import tempfile
 
 from disks import Disks, sync_device
-from programs import WAIT_S, Process, need_root, need_tools, run, skip, wait_until
+from programs import (
+    WAIT_S, Process, accepts, need_root, need_tools, run, skip, wait_until)
 
-__all__ = ["WAIT_S", "Stack", "need_root", "need_tools", "run", "seed", "skip", "sync_device",
-           "wait_until"]
+__all__ = ["WAIT_S", "Stack", "accepts", "need_root", "need_tools", "run", "seed", "skip",
+           "sync_device", "wait_until"]
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 

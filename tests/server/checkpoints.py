@@ -598,8 +598,8 @@ def maps_while_marks_go_on():
         before = daemon.rss()
         readers = [daemon.client() for _ in range(2)]
         cookies = [reader.request(CHECKPOINT_MAP, checkpoint_map("d", "a")) for reader in readers]
-        program = subprocess.Popen([os.environ["BITMAPCTL"], "-s", daemon.socket, "-o", "ndjson",
-                                    "map", "d", "--since", "a"], stdout=subprocess.PIPE)
+        program = spawn([os.environ["BITMAPCTL"], "-s", daemon.socket, "-o", "ndjson", "map", "d",
+                         "--since", "a"], stdout=subprocess.PIPE)
         tail, most = b"", before
         while data := program.stdout.read(1 << 20):
             tail = (tail + data)[-4096:]

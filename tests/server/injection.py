@@ -132,7 +132,7 @@ class Attached:
         options = [option for option in trace.options([injection]) if option != "-q"]
         for name in threads:
             options += ["-p", str(thread_of(daemon, name))]
-        self.process = subprocess.Popen(["strace"] + options, stderr=subprocess.PIPE)
+        self.process = spawn(["strace"] + options, stderr=subprocess.PIPE)
         for _ in threads:
             line = self.process.stderr.readline()
             assert b"attached" in line, line

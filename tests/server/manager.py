@@ -34,7 +34,7 @@ class Manager:
         environment = dict(os.environ, NOTIFY_SOCKET=self.directory + "/notify",
                            WATCHDOG_USEC="200000")
         environment.pop("WATCHDOG_PID", None)
-        self.process = subprocess.Popen(
+        self.process = spawn(
             [*self.prefix, BITMAPD, "--state-dir", self.directory + "/state"], env=environment,
             stderr=subprocess.DEVNULL)
         return self

@@ -208,17 +208,18 @@ def socket_activation():
         return
     with Scratch() as scratch:
         path = scratch.path + "/passed.sock"
-        process = subprocess.Popen([activate, "-l", path, BITMAPD, "--state-dir", scratch.path],
-                                   stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            if os.path.exists(path):
-                break
-            time.sleep(0.02)
-        client = Client(path)  # starts it
-        client.must(DRIVE_ADD, drive_add("d", MIB))
-        assert not os.path.exists(scratch.path + "/bitmapd.sock")
-        process.terminate()
-        assert process.wait(20) == 0
+        process = spawn([activate, "-l", path, BITMAPD, "--state-dir", scratch.path],
+                        stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: accepts(path), "the socket is listened on")  # and starts it
+            client = Client(path)
+            client.must(DRIVE_ADD, drive_add("d", MIB))
+            assert not os.path.exists(scratch.path + "/bitmapd.sock")
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
         assert os.path.exists(path)  # not ours to remove
         # What is passed in has to be a listening Unix socket.
         tcp = socket.create_server(("127.0.0.1", 0))

@@ -7,8 +7,13 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+
+from programs import accepts, spawn, wait_until  # noqa: E402
 
 HELLO, RESTRICT = 1, 3
 DRIVE_ADD, DRIVE_LIST, DRIVE_SHOW, DRIVE_SET, DRIVE_RENAME, DRIVE_RESIZE, DRIVE_REMOVE = range(16, 23)
@@ -291,8 +296,7 @@ class Daemon:
 
     def spawn(self, **kwargs):
         self.log = open(os.path.join(self.directory, "log"), "ab")
-        self.process = subprocess.Popen(self.arguments, stdout=subprocess.DEVNULL,
-                                        stderr=self.log, **kwargs)
+        self.process = spawn(self.arguments, stdout=subprocess.DEVNULL, stderr=self.log, **kwargs)
 
     def start(self, **kwargs):
         self.spawn(**kwargs)

@@ -12,7 +12,7 @@ import tempfile
 
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e")]
 
-from programs import Process, run, wait_until  # noqa: E402
+from programs import Process, run, spawn, wait_until  # noqa: E402
 
 
 def children(pid):
@@ -122,7 +122,7 @@ class Machine(contextlib.ExitStack):
 
     def start(self, *command):
         """In the background, for what goes on beside it."""
-        return subprocess.Popen(
+        return spawn(
             ["nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid", "--net",
              "--root", "--wd", "--", *command], stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
