@@ -57,6 +57,7 @@ class Proof:
         self.tree = Tree(stack.path("tree.tar"))
         memory = tempfile.mkdtemp(prefix="bitmapd-memory-", dir="/dev/shm")
         stack.callback(shutil.rmtree, memory)
+        stack.give(memory)
         self.configs = []
         for name, more in (("calm", ""), ("busy", "  segment_size: 8M\nflush:\n  interval: 100ms\n")):
             self.configs.append(stack.path(f"{name}.yaml"))

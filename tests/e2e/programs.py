@@ -43,10 +43,10 @@ def wait_until(condition, what):
         time.sleep(0.01)
 
 
-def run(*command, check=True, **options):
+def run(*command, check=True, timeout=120, **options):
     """Runs a program; its output is the result's."""
     result = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout,
         check=False, **options)
     if check and result.returncode != 0:
         raise AssertionError(

@@ -5,6 +5,7 @@ however it ends.
 
 The programs come from the environment: BITMAPD, BITMAPCTL, BITMAPD_PLUGIN, and
 BITMAPD_PRELOAD for a sanitizer's runtime that nbdkit itself is not linked with.
+BITMAPD_TEST_UNIT names an instance of the packaged unit that the daemon is to be.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 
+import unit
 from disks import Disks, sync_device
 from programs import (
     WAIT_S, Process, accepts, need_root, need_tools, run, skip, wait_until)
@@ -25,6 +27,7 @@ __all__ = ["WAIT_S", "Stack", "accepts", "need_root", "need_tools", "run", "seed
            "sync_device", "wait_until"]
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+UNIT = os.environ.get("BITMAPD_TEST_UNIT")
 
 
 def seed():
@@ -71,9 +74,19 @@ class Stack(Disks):
         if self.daemon is None:
             # One that was restarted is still ended after all that depends on it.
             self.callback(lambda: self.daemon.end())
-        self.daemon = self.start(
-            "bitmapd", [os.environ["BITMAPD"], "--state-dir", self.state_directory, *options],
-            end=False)
+        command = [os.environ["BITMAPD"], "--state-dir", self.state_directory, *options]
+        if UNIT:
+            self.give(self.directory)
+            self.give(self.state_directory)
+            self.daemon = unit.Unit(UNIT, self.path("bitmapd.log"), command)
+            self.processes.append(self.daemon)
+        else:
+            self.daemon = self.start("bitmapd", command, end=False)
+
+    def give(self, directory):
+        """To the user that the daemon is."""
+        if UNIT:
+            unit.give(directory)
 
     def start_daemon(self, *options):
         self.launch_daemon(*options)

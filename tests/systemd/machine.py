@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 
-sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e")]
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "e2e")]
 
 from programs import Process, run, spawn, wait_until  # noqa: E402
 
@@ -23,6 +24,12 @@ def children(pid):
                 yield from children(int(child))
 
 
+def packages(patterns):
+    """Those to install; symbols for debuggers are not."""
+    found = [path for pattern in patterns for path in sorted(glob.glob(pattern))]
+    return [path for path in found if "-dbgsym_" not in path]
+
+
 def is_init(pid):
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8") as file:
         for line in file:
@@ -31,7 +38,17 @@ def is_init(pid):
     return False
 
 
+# Nodes that a container has not; whoever enters it from this host may use them all the same.
+NODES = (("fuse", "c", 10, 229), ("kmsg", "c", 1, 11), ("loop-control", "c", 10, 237),
+         *((f"loop{i}", "b", 7, i) for i in range(32)))
+
+
 class Machine(contextlib.ExitStack):
+    def __init__(self, *binds):
+        """@binds: options of systemd-nspawn's for what else is to be seen in there."""
+        super().__init__()
+        self.binds = binds
+
     def __enter__(self):
         super().__enter__()
         try:
@@ -93,9 +110,13 @@ class Machine(contextlib.ExitStack):
     def boot(self):
         log = os.path.join(self.directory, f"boot-{self.boots}.log")
         self.boots += 1
+        # Devices are kept from units by BPF programs, for which their manager needs cgroups of the
+        # second version, the system call, and the rights over a network.
         self.nspawn = Process("nspawn", log, [
             "systemd-nspawn", "--quiet", "--directory", self.root, "--boot", "--register=no",
-            "--keep-unit", f"--machine=bitmapd-test-{os.getpid()}"])
+            "--keep-unit", "--private-network", "--system-call-filter=bpf", *self.binds,
+            f"--machine=bitmapd-test-{os.getpid()}"],
+            dict(os.environ, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="1"))
 
         def up():
             self.nspawn.check_running()
@@ -105,6 +126,13 @@ class Machine(contextlib.ExitStack):
                     "running", "degraded")
 
         wait_until(up, "the system boots")
+        for name, kind, major, minor in NODES:
+            self.run("mknod", "--mode=600", f"/dev/{name}", kind, str(major), str(minor))
+
+    def install(self, packages):
+        for path in packages:
+            shutil.copy(path, self.root)
+        self.run("dpkg", "-i", *("/" + os.path.basename(path) for path in packages))
 
     def power_off(self):
         self.run("systemctl", "poweroff")

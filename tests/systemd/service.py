@@ -6,7 +6,6 @@ Installed, killed, stopped in the middle, reloaded, upgraded, rebooted, removed,
 after each, every mark that was acknowledged is in the map.
 """
 
-import glob
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ import signal
 import sys
 import time
 
-from machine import Machine, run, wait_until
+from machine import Machine, packages, run, wait_until
 from load import SIZE, Load
 from programs import need_root, need_tools
 
@@ -63,9 +62,7 @@ class Test:
                            "[Service]\nWatchdogSec=6s\nRestartSec=200ms\n")
         self.machine.boot()
         self.say("booted")
-        for package in self.packages:
-            shutil.copy(package, self.machine.root)
-        self.machine.run("dpkg", "-i", *("/" + os.path.basename(path) for path in self.packages))
+        self.machine.install(self.packages)
         for unit in ("bitmapd.socket", SERVICE):
             assert self.machine.property(unit, "ActiveState") == "active", unit
             assert self.machine.run("systemctl", "is-enabled", unit).stdout == "enabled\n"
@@ -164,6 +161,16 @@ class Test:
         assert self.load.served > served
         self.say("upgraded")
 
+    def downgrade(self):
+        """The lower version over the higher one."""
+        before = self.machine.property(SERVICE, "MainPID")
+        self.machine.install(self.packages)
+        assert self.machine.property(SERVICE, "MainPID") not in (before, "0")
+        # It was stopped in order, which is all that an older daemon needs.
+        assert "clean container" in self.ctl("status").stdout
+        self.settle()
+        self.say("downgraded")
+
     def instance(self):
         """Beside the other, with a container of its own."""
         self.machine.write("etc/bitmapd/two.yaml", "")
@@ -225,12 +232,11 @@ def check_sandbox(test):
     assert not lines, lines
 
 
-def main(packages):
+def main(patterns):
     need_root()
     need_tools("systemd-nspawn", "dpkg", "dpkg-deb", "nsenter", "mount")
-    packages = [path for path in packages if "-dbgsym_" not in path]
     with Machine() as machine:
-        test = Test(machine, packages)
+        test = Test(machine, packages(patterns))
         try:
             test.install()
             test.activate()
@@ -239,6 +245,7 @@ def main(packages):
             test.freeze()
             test.reload()
             test.upgrade()
+            test.downgrade()
             test.instance()
             test.events()
             test.reboot()
@@ -253,4 +260,4 @@ def main(packages):
 
 
 if __name__ == "__main__":
-    main([path for pattern in sys.argv[1:] for path in sorted(glob.glob(pattern))])
+    main(sys.argv[1:])
