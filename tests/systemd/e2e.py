@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""e2e.py quick|all PACKAGES…: the end-to-end tests (tests/e2e) against the packages, with the daemon as
-bitmapd@.service runs it.
+"""e2e.py quick|all PACKAGES…: the end-to-end tests (tests/e2e) against the packages, with the daemon
+as bitmapd@.service runs it.
 
 Whatever it does under faults, kills and full disks has to be possible in its sandbox.  One test is run
 once more where the filter lacks a call, and has to fail.

@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,34 @@ def children(pid):
             for child in file.read().split():
                 yield int(child)
                 yield from children(int(child))
+
+
+def new_cgroups(name):
+    """Makes one in each hierarchy that a manager uses.  What systemd-nspawn makes by itself would be
+    every machine's, with all that another one has left there."""
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        ours = dict(line.strip().split(":", 2)[1:] for line in file)
+    made = []
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            before, after = line.split(" - ")
+            kind, _, options = after.split()[:3]
+            key = "" if kind == "cgroup2" else "name=systemd"
+            if key in ours and (kind == "cgroup2" or kind == "cgroup" and key in options.split(",")):
+                made.append(f"{before.split()[4]}{ours[key].rstrip('/')}/{name}")
+                os.mkdir(made[-1])
+    return made
+
+
+def remove_cgroup(path):
+    """Once all that was in it has ended."""
+    def removed():
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        return not os.path.exists(path)
+
+    wait_until(removed, f"{path} is empty")
 
 
 def packages(patterns):
@@ -69,6 +98,10 @@ class Machine(contextlib.ExitStack):
                                f"lowerdir=/,upperdir={upper},workdir={work}", "none")
         self.init = self.nspawn = None
         self.boots = 0
+        self.name = f"bitmapd-test-{os.getpid()}"
+        self.cgroups = new_cgroups(self.name)
+        for path in self.cgroups:
+            self.callback(remove_cgroup, path)
         self.callback(self.kill)
         self.tidy()
 
@@ -112,10 +145,12 @@ class Machine(contextlib.ExitStack):
         self.boots += 1
         # Devices are kept from units by BPF programs, for which their manager needs cgroups of the
         # second version, the system call, and the rights over a network.
+        enter = "".join(f"echo $$ >{path}/cgroup.procs && " for path in self.cgroups)
         self.nspawn = Process("nspawn", log, [
+            "sh", "-c", enter + 'exec "$@"', "sh",
             "systemd-nspawn", "--quiet", "--directory", self.root, "--boot", "--register=no",
             "--keep-unit", "--private-network", "--system-call-filter=bpf", *self.binds,
-            f"--machine=bitmapd-test-{os.getpid()}"],
+            f"--machine={self.name}"],
             dict(os.environ, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="1"))
 
         def up():
@@ -140,9 +175,15 @@ class Machine(contextlib.ExitStack):
         self.init = None
 
     def kill(self):
-        """For the way out; the first process of a namespace takes the others along."""
+        """For the way out.  systemd-nspawn goes with the first process of its namespace, and that
+        takes all others along; it does not go with systemd-nspawn."""
         if self.nspawn and self.nspawn.running():
-            self.nspawn.kill()
+            init = self.init or next(filter(is_init, children(self.nspawn.popen.pid)), None)
+            if init:
+                os.kill(init, signal.SIGKILL)
+                self.nspawn.wait()
+            else:
+                self.nspawn.kill()
 
     def run(self, *command, check=True, **options):
         return run("nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid",
@@ -154,6 +195,12 @@ class Machine(contextlib.ExitStack):
             ["nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid", "--net",
              "--root", "--wd", "--", *command], stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def tell(self):
+        """What its journal ends with, for a test that has failed."""
+        if self.init:
+            result = self.run("journalctl", "--no-pager", "-n", "80", check=False)
+            print(result.stdout, file=sys.stderr)
 
     def property(self, unit, name):
         return self.run("systemctl", "show", "--value", "-p", name, unit).stdout.strip()

@@ -252,9 +252,7 @@ def main(patterns):
             check_sandbox(test)
             test.remove()
         except BaseException:
-            if machine.init:
-                result = machine.run("journalctl", "--no-pager", "-n", "80", check=False)
-                print(result.stdout, file=sys.stderr)
+            machine.tell()
             raise
         print(f"{len(DRIVES)} drives, {test.load.total()} marks acknowledged, none missing")
 
