@@ -83,7 +83,8 @@ struct config {
         uint64_t map_memory;              /* bytes of maps that are made and not yet read */
         uint32_t unsettled_per_writer;    /* marks */
         uint32_t drives;
-        uint32_t bitmaps;        /* <= 65535 */
+        uint32_t bitmaps;           /* <= 65535 */
+        uint32_t bitmaps_per_drive; /* for who does not administer it to create one more */
         uint64_t memory;         /* bytes of dense bitmap chunks that creating bitmaps may lead to
                                   * in the worst case; 0: no limit */
         uint64_t sealed_memory;  /* bytes of sealed bitmaps kept although the container has them */

@@ -293,6 +293,15 @@ const struct setting config_settings[] = {
         .description = "bitmaps of all drives together",
     },
     {
+        .key = "limits.bitmaps_per_drive",
+        .type = SETTING_COUNT,
+        MEMBER(limits.bitmaps_per_drive),
+        .initial = "256",
+        .max = 65535,
+        .reloadable = true,
+        .description = "bitmaps of a drive beyond which only its administrators create more",
+    },
+    {
         .key = "limits.memory",
         .type = SETTING_SIZE,
         MEMBER(limits.memory),

@@ -45,6 +45,7 @@ void settings_for_server(const struct config *config, struct server_settings *re
         .streams_max = config->limits.maps_per_connection,
         .map_bytes_max = config->limits.map_memory,
         .unsettled_max = config->limits.unsettled_per_writer,
+        .drive_bitmaps_max = config->limits.bitmaps_per_drive,
         .rules = config->access.rules,
         .rules_count = config->access.rules_count,
         .admin_group = !config->access.given && config->access.has_default_group

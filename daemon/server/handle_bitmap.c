@@ -53,6 +53,12 @@ int handle_bitmap_create(const struct request *request, struct error *error)
     if (!drive) {
         return -ENOENT;
     }
+    if (!(access_on_drive(request->session, drive) & ACCESS_ADMIN) &&
+        drive->bitmaps_count >= request->server->settings.drive_bitmaps_max) {
+        return error_set(error, -EDQUOT,
+                         "limits.bitmaps_per_drive: drive '%s' has %u bitmaps already", drive->name,
+                         drive->bitmaps_count);
+    }
     struct record record = {
         .type = RECORD_BITMAP_CREATE,
         .drive = drive->id,

@@ -29,6 +29,7 @@ struct server_settings {
     uint32_t streams_max;          /* maps and lists in flight on one connection */
     uint64_t map_bytes_max;        /* of maps that are made and not yet sent; 0: no limit */
     uint32_t unsettled_max;        /* told to clients; the model enforces it */
+    uint32_t drive_bitmaps_max;    /* of one drive, for who does not administer it to make more */
 
     /* Who may do what: borrowed until others are given. */
     const struct access_rule *rules;

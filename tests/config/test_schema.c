@@ -189,6 +189,7 @@ static void test_defaults(void **state)
     assert_int_equal(config.limits.unsettled_per_writer, 65536);
     assert_int_equal(config.limits.drives, 10000);
     assert_int_equal(config.limits.bitmaps, 65535);
+    assert_int_equal(config.limits.bitmaps_per_drive, 256);
     assert_true(config.limits.memory == 0);
     assert_int_equal(config.limits.catalog_events, 100000);
     assert_int_equal(config.log.level, 3);

@@ -514,6 +514,40 @@ def requests_of_one_user_wait_for_one_another():
             one.must(MARK, mark(number, [(0, 1)]))
 
 
+def operators_cannot_take_all_bitmaps():
+    with daemon_with("limits: {bitmaps_per_drive: 4}\n" + RULES) as daemon:
+        root = daemon.client()
+        make_drive(root, "vm/a")
+        make_drive(root, "vm/b")
+        client = client_as(daemon, USERS["operate"])
+        request = os.urandom(16)
+        # Two are there; checkpoints do not count.
+        client.must(BITMAP_CREATE, bitmap_create("vm/a/x0", 4096))
+        client.must(CHECKPOINT_CREATE, checkpoint_create("l", ["vm/a"]))
+        first = client.must(BITMAP_CREATE, bitmap_create("vm/a/x1", 4096, request=request))
+        status, body = client.call(BITMAP_CREATE, bitmap_create("vm/a/x2", 4096))
+        assert status == LIMIT and b"limits.bitmaps_per_drive: drive 'vm/a' has 4" in body, (status, body)
+        assert client.must(BITMAP_CREATE, bitmap_create("vm/a/x1", 4096, request=request)) == first
+        # Nor in a transaction, of which nothing is left then; other drives have their own.
+        parts = [(BITMAP_CREATE, bitmap_create("vm/b/x%d" % i, 4096)) for i in range(3)]
+        assert client.call(TRANSACTION, transaction(parts))[0] == LIMIT
+        client.must(TRANSACTION, transaction(parts[:2]))
+        # A connection with fewer rights than its user has no more than these.
+        less = daemon.client()
+        less.must(RESTRICT, restrict("vm/a", OPERATE))
+        assert less.call(BITMAP_CREATE, bitmap_create("vm/a/x2", 4096))[0] == LIMIT
+        # Who administers the drive is not bound, and room that is made is room for all.
+        client_as(daemon, USERS["admin"]).must(BITMAP_CREATE, bitmap_create("vm/a/x2", 4096))
+        root.must(BITMAP_CREATE, bitmap_create("vm/a/x3", 4096))
+        for name in ("x0", "x1", "x2"):
+            client.must(BITMAP_DELETE, change("vm/a/" + name))
+        client.must(BITMAP_CREATE, bitmap_create("vm/a/x4", 4096))
+        assert client.call(BITMAP_CREATE, bitmap_create("vm/a/x5", 4096))[0] == LIMIT
+        write_config(daemon, "limits: {bitmaps_per_drive: 5}\n" + RULES)
+        root.must(RELOAD)
+        client.must(BITMAP_CREATE, bitmap_create("vm/a/x5", 4096))
+
+
 def maps_that_are_not_read():
     with daemon_with("limits: {map_memory: 4M}\n" + RULES) as daemon:
         root = daemon.client()
@@ -548,4 +582,4 @@ run([every_operation_with_every_right, nothing_is_revealed, several_drives_in_on
      restricted_connections, denials_are_told_but_do_not_flood,
      the_command_line_tells,
      one_user_cannot_take_all_connections, requests_of_one_user_wait_for_one_another,
-     maps_that_are_not_read])
+     operators_cannot_take_all_bitmaps, maps_that_are_not_read])
