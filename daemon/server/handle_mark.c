@@ -12,19 +12,22 @@
 #include <poll.h>
 #include <string.h>
 
+static int compare(const struct session_writer *a, const struct session_writer *b)
+{
+    return a->drive < b->drive ? -1 : a->drive > b->drive;
+}
+
+RB_PROTOTYPE(session_writers, session_writer, entry, compare)
+RB_GENERATE(session_writers, session_writer, entry, compare)
+
 static struct session_writer *find_writer(struct session *session, uint64_t drive)
 {
-    struct session_writer *entry;
-    TAILQ_FOREACH (entry, &session->writers, entry) {
-        if (entry->drive == drive) {
-            if (entry != TAILQ_FIRST(&session->writers)) {
-                TAILQ_REMOVE(&session->writers, entry, entry);
-                TAILQ_INSERT_HEAD(&session->writers, entry, entry);
-            }
-            return entry;
-        }
+    /* Not RB_FIND(): it wants a whole entry to compare with. */
+    struct session_writer *entry = RB_ROOT(&session->writers);
+    while (entry && entry->drive != drive) {
+        entry = drive < entry->drive ? RB_LEFT(entry, entry) : RB_RIGHT(entry, entry);
     }
-    return NULL;
+    return entry;
 }
 
 static int add_writer(struct session *session, uint64_t drive, struct session_writer **ret,
@@ -35,43 +38,33 @@ static int add_writer(struct session *session, uint64_t drive, struct session_wr
         return error_set(error, -ENOMEM, "out of memory for a writer");
     }
     entry->drive = drive;
-    TAILQ_INSERT_HEAD(&session->writers, entry, entry);
+    RB_INSERT(session_writers, &session->writers, entry);
     *ret = entry;
     return 0;
 }
 
 static void remove_writer(struct session *session, struct session_writer *entry)
 {
-    TAILQ_REMOVE(&session->writers, entry, entry);
+    RB_REMOVE(session_writers, &session->writers, entry);
     free(entry);
 }
 
-bool session_has_writer(const struct session *session, uint64_t drive)
+bool session_has_writer(struct session *session, uint64_t drive)
 {
-    const struct session_writer *entry;
-    TAILQ_FOREACH (entry, &session->writers, entry) {
-        if (entry->drive == drive) {
-            return true;
-        }
-    }
-    return false;
+    return find_writer(session, drive);
 }
 
-bool session_has_other_writers(const struct session *session, uint64_t drive)
+bool session_has_other_writers(struct session *session, uint64_t drive)
 {
-    const struct session_writer *entry;
-    TAILQ_FOREACH (entry, &session->writers, entry) {
-        if (entry->drive != drive) {
-            return true;
-        }
-    }
-    return false;
+    const struct session_writer *least = RB_MIN(session_writers, &session->writers);
+    const struct session_writer *greatest = RB_MAX(session_writers, &session->writers);
+    return least && (least->drive != drive || greatest->drive != drive);
 }
 
 void session_writers_lost(struct session *session)
 {
     struct session_writer *entry;
-    while ((entry = TAILQ_FIRST(&session->writers))) {
+    while ((entry = RB_ROOT(&session->writers))) {
         writer_lost(session->server->model, entry->writer);
         remove_writer(session, entry);
     }
@@ -185,18 +178,15 @@ static bool reap_holder(struct server *server, uint64_t drive, const char *token
 {
     struct session *session;
     TAILQ_FOREACH (session, &server->sessions, entry) {
-        struct session_writer *entry;
-        TAILQ_FOREACH (entry, &session->writers, entry) {
-            if (entry->drive == drive && entry->attached && !writer_is_fenced(entry->writer) &&
-                strcmp(entry->token, token) == 0) {
-                struct pollfd pollfd = {.fd = session->fd, .events = POLLRDHUP};
-                if (poll(&pollfd, 1, 0) == 1 &&
-                    (pollfd.revents & (POLLRDHUP | POLLHUP | POLLERR))) {
-                    session_close(session);
-                    return true;
-                }
-                return false;
+        const struct session_writer *entry = find_writer(session, drive);
+        if (entry && entry->attached && !writer_is_fenced(entry->writer) &&
+            strcmp(entry->token, token) == 0) {
+            struct pollfd pollfd = {.fd = session->fd, .events = POLLRDHUP};
+            if (poll(&pollfd, 1, 0) == 1 && (pollfd.revents & (POLLRDHUP | POLLHUP | POLLERR))) {
+                session_close(session);
+                return true;
             }
+            return false;
         }
     }
     return false;

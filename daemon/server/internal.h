@@ -31,9 +31,9 @@
 TAILQ_HEAD(session_list, session);
 TAILQ_HEAD(pending_list, pending);
 TAILQ_HEAD(stream_list, stream);
-TAILQ_HEAD(session_writer_list, session_writer);
 TAILQ_HEAD(probe_list, probe);
 TAILQ_HEAD(user_list, user);
+RB_HEAD(session_writers, session_writer); /* by drive: one connection may write to thousands */
 
 /* What is told of denials, so that a flood of them cannot fill a log. */
 struct denials {
@@ -150,7 +150,7 @@ struct session {
     struct stream_list streams; /* in turn */
     uint32_t streams_count;
     uint32_t maps_count; /* that are being made, before they are streams; the limit is on both */
-    struct session_writer_list writers; /* last used first */
+    struct session_writers writers;
 
     struct peer peer;
     struct user *user;
@@ -165,7 +165,7 @@ struct session_writer {
     bool attached;
     char token[NAME_BYTES_MAX + 1];
     struct writer *writer; /* owned by the model, ours to end */
-    TAILQ_ENTRY(session_writer) entry;
+    RB_ENTRY(session_writer) entry;
 };
 
 /* A request that is being handled. */
@@ -413,9 +413,9 @@ request_handler handle_transaction;
 request_handler handle_hello, handle_restrict, handle_flush, handle_status, handle_reload;
 
 /* Whether the session writes to that drive. */
-bool session_has_writer(const struct session *session, uint64_t drive);
+bool session_has_writer(struct session *session, uint64_t drive);
 /* Whether it writes to others too. */
-bool session_has_other_writers(const struct session *session, uint64_t drive);
+bool session_has_other_writers(struct session *session, uint64_t drive);
 /* Ends all of a session's writers. */
 void session_writers_lost(struct session *session);
 

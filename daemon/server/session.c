@@ -361,7 +361,7 @@ void session_accept(struct server *server, int fd, struct peer *peer, struct use
     session->fd = fd;
     TAILQ_INIT(&session->pending);
     TAILQ_INIT(&session->streams);
-    TAILQ_INIT(&session->writers);
+    RB_INIT(&session->writers);
     int r = uv_poll_init(server->loop, &session->poll, fd);
     if (r < 0) {
         log_warning("cannot watch a connection: %s", uv_strerror(r));
