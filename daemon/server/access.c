@@ -11,9 +11,10 @@
  * such a drive or not, so a refusal reveals nothing.  Ids have no rules: one of
  * a drive that may not be seen is answered as one that does not exist.
  *
- * Marks come by id and must not cost a match of patterns: what was decided for
- * a drive is kept by its id, until rules change or a drive is renamed.  root
- * and the daemon's own user need not even that.
+ * Marks come by id and must not cost a match of patterns, nor may a list of
+ * thousands of drives: which rules match a drive is found once for all peers
+ * and kept by its id, until rules change or a drive is renamed.  root and the
+ * daemon's own user need not even that.
  */
 #include "daemon/server/internal.h"
 
@@ -86,9 +87,9 @@ bool peer_is_exempt(const struct peer *peer)
     return peer->uid == 0 || peer->uid == geteuid();
 }
 
-void access_forget(struct session *session)
+void access_forget(struct server *server)
 {
-    memset(session->peer.known, 0, sizeof session->peer.known);
+    server->matches_version++;
 }
 
 void access_resolve(struct session *session)
@@ -96,7 +97,6 @@ void access_resolve(struct session *session)
     const struct server_settings *settings = &session->server->settings;
     struct peer *peer = &session->peer;
 
-    access_forget(session);
     memset(peer->rules, 0, sizeof peer->rules);
     peer->administers = peer_is_exempt(peer) || (settings->admin_group != (gid_t)-1 &&
                                                  is_member(peer, settings->admin_group));
@@ -135,34 +135,45 @@ void access_restrict(struct session *session, uint64_t drive, uint32_t rights)
 
 /* ---- Rights ---- */
 
-/* By the rules, without regard to a restriction. */
-static uint32_t rights_by_rules(const struct session *session, const char *name)
+static bool rule_matches(const struct access_rule *rule, const char *name)
 {
-    const struct server_settings *settings = &session->server->settings;
-    const struct peer *peer = &session->peer;
+    bool matches = rule->drives_count == 0;
+
+    for (uint32_t i = 0; i < rule->drives_count && !matches; i++) {
+        matches = fnmatch(rule->drives[i], name, 0) == 0;
+    }
+    return matches;
+}
+
+/*
+ * What the rules for @peer give on a drive, without regard to a restriction: by @name, or where the
+ * rules that match it are known already, by @matching, a bit for each.
+ */
+static uint32_t rights_by_rules(const struct server_settings *settings, const struct peer *peer,
+                                const char *name, const uint64_t *matching)
+{
     uint32_t rights = 0;
 
-    for (uint32_t word = 0; word < sizeof peer->rules / sizeof peer->rules[0]; word++) {
-        for (uint64_t left = peer->rules[word]; left != 0; left &= left - 1) {
+    for (uint32_t word = 0; word < ACCESS_RULES_MAX / 64; word++) {
+        uint64_t left = matching ? peer->rules[word] & matching[word] : peer->rules[word];
+        for (; left != 0; left &= left - 1) {
             const struct access_rule *rule =
                 &settings->rules[word * 64 + (uint32_t)__builtin_ctzll(left)];
-            bool matches = rule->drives_count == 0;
-            if ((rule->rights & ~rights) == 0) {
-                continue;
+            if ((rule->rights & ~rights) != 0 && (matching || rule_matches(rule, name))) {
+                rights |= rule->rights;
             }
-            for (uint32_t i = 0; i < rule->drives_count && !matches; i++) {
-                matches = fnmatch(rule->drives[i], name, 0) == 0;
-            }
-            rights |= matches ? rule->rights : 0;
         }
     }
     return access_rights_with_included(rights);
 }
 
+/* Of a name, whether there is such a drive or not. */
 static uint32_t rights_on(const struct session *session, const char *name)
 {
     const struct peer *peer = &session->peer;
-    uint32_t rights = peer->administers ? ACCESS_ALL : rights_by_rules(session, name);
+    uint32_t rights = peer->administers
+                          ? ACCESS_ALL
+                          : rights_by_rules(&session->server->settings, peer, name, NULL);
 
     if (peer->restricted) {
         const struct drive *drive =
@@ -177,26 +188,60 @@ static bool may_all(const struct peer *peer)
     return peer->administers && !peer->restricted;
 }
 
+/* The rules that match a drive, or NULL when that has to be found. */
+static const uint64_t *known_matches(const struct server *server, uint64_t drive)
+{
+    const struct matches *matches = &server->matches[drive % ACCESS_MATCHES];
+    return matches->drive == drive && matches->version == server->matches_version ? matches->rules
+                                                                                  : NULL;
+}
+
+static const uint64_t *find_matches(struct server *server, const struct drive *drive)
+{
+    struct matches *matches = &server->matches[drive->id % ACCESS_MATCHES];
+
+    *matches = (struct matches){drive->id, server->matches_version, {0}};
+    for (uint32_t i = 0; i < server->settings.rules_count; i++) {
+        if (rule_matches(&server->settings.rules[i], drive->name)) {
+            matches->rules[i / 64] |= UINT64_C(1) << i % 64;
+        }
+    }
+    return matches->rules;
+}
+
+static uint32_t rights_by_matches(const struct session *session, uint64_t drive,
+                                  const uint64_t *matches)
+{
+    const struct peer *peer = &session->peer;
+    uint32_t rights = peer->administers
+                          ? ACCESS_ALL
+                          : rights_by_rules(&session->server->settings, peer, NULL, matches);
+
+    if (peer->restricted) {
+        rights &= drive == peer->restricted_drive ? peer->restricted_rights : 0;
+    }
+    return rights;
+}
+
 uint32_t access_on_drive(struct session *session, const struct drive *drive)
 {
-    struct known_rights *known = &session->peer.known[drive->id % ACCESS_KNOWN];
+    const uint64_t *known;
 
     if (may_all(&session->peer)) {
         return ACCESS_ALL;
     }
-    if (known->drive != drive->id) {
-        *known = (struct known_rights){drive->id, rights_on(session, drive->name)};
-    }
-    return known->rights;
+    known = known_matches(session->server, drive->id);
+    return rights_by_matches(session, drive->id,
+                             known ? known : find_matches(session->server, drive));
 }
 
 /* None on a drive that does not exist. */
 static uint32_t access_on_id(struct session *session, uint64_t id)
 {
-    const struct known_rights *known = &session->peer.known[id % ACCESS_KNOWN];
+    const uint64_t *known = known_matches(session->server, id);
 
-    if (known->drive == id && id != 0) {
-        return known->rights;
+    if (known && id != 0) {
+        return rights_by_matches(session, id, known);
     }
     const struct drive *drive = model_drive_by_id(session->server->model, id);
     return drive ? access_on_drive(session, drive) : 0;

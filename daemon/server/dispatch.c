@@ -110,10 +110,7 @@ static int handle(const struct route *route, const struct request *request, stru
         r = route->handler(request, error);
     }
     if (r == 0 && request->operation == OPERATION_DRIVE_RENAME) {
-        struct session *session;
-        TAILQ_FOREACH (session, &request->server->sessions, entry) {
-            access_forget(session);
-        }
+        access_forget(request->server);
     }
     return r;
 }

@@ -25,8 +25,8 @@
 #define LIST_STEP_ITEMS     64u   /* looked at in one step of a list */
 #define RANGES_MAX          (FRAME_BYTES_MAX / WIRE_RANGE_BYTES)
 #define LISTEN_BACKLOG      128
-#define ACCEPT_REST_MS      1000u /* without descriptors for more clients */
-#define ACCESS_KNOWN        64u   /* drives whose rights a session remembers */
+#define ACCEPT_REST_MS      1000u  /* without descriptors for more clients */
+#define ACCESS_MATCHES      16384u /* drives of which it is remembered what rules match them */
 
 TAILQ_HEAD(session_list, session);
 TAILQ_HEAD(pending_list, pending);
@@ -40,6 +40,13 @@ struct denials {
     uint64_t counted_ms; /* uv_now() up to which room was made */
     uint32_t room;       /* that may be told at once */
     uint64_t untold;
+};
+
+/* The rules whose patterns match a drive's name, whoever they are for. */
+struct matches {
+    uint64_t drive;   /* id; 0: none */
+    uint64_t version; /* of names and rules */
+    uint64_t rules[ACCESS_RULES_MAX / 64];
 };
 
 struct server {
@@ -64,6 +71,8 @@ struct server {
     struct user_list users;
     uint64_t map_bytes; /* of maps that are made and not yet sent */
     struct denials denials;
+    struct matches *matches;  /* ACCESS_MATCHES, each of a drive whose id ends like its index */
+    uint64_t matches_version; /* of those that count */
 
     uint8_t *read_buffer; /* SESSION_READ_BYTES, for whoever's turn it is */
     struct range *ranges; /* RANGES_MAX, likewise */
@@ -100,12 +109,6 @@ struct user {
     TAILQ_ENTRY(user) entry;
 };
 
-/* Rights on a drive that were decided; drive 0: none. */
-struct known_rights {
-    uint64_t drive; /* id */
-    uint32_t rights;
-};
-
 /* Who a client is, by what the kernel says of the moment it connected, and what it may. */
 struct peer {
     uid_t uid;
@@ -121,7 +124,6 @@ struct peer {
     bool restricted;                       /* to one drive and these rights, for ever */
     uint64_t restricted_drive;             /* id */
     uint32_t restricted_rights;
-    struct known_rights known[ACCESS_KNOWN];
 };
 
 /* A client's connection. */
@@ -251,8 +253,8 @@ void peer_deinit(struct peer *peer);
 bool peer_is_exempt(const struct peer *peer);
 /* Finds the rules that apply, for a new session and after a reload. */
 void access_resolve(struct session *session);
-/* Forgets what was decided: a drive has another name. */
-void access_forget(struct session *session);
+/* Forgets which rules match: they are others, or a drive has another name. */
+void access_forget(struct server *server);
 /* Only this drive and these rights from now on; they are rights that it has. */
 void access_restrict(struct session *session, uint64_t drive, uint32_t rights);
 /* The rights on it, those included that others include. */

@@ -41,7 +41,8 @@ int server_new(uv_loop_t *loop, struct model *model, const struct server_setting
     CLEANUP_FREE struct server *server = calloc(1, sizeof *server);
     CLEANUP_FREE uint8_t *read_buffer = malloc(SESSION_READ_BYTES);
     CLEANUP_FREE struct range *ranges = calloc(RANGES_MAX, sizeof *ranges);
-    if (!server || !read_buffer || !ranges) {
+    CLEANUP_FREE struct matches *matches = calloc(ACCESS_MATCHES, sizeof *matches);
+    if (!server || !read_buffer || !ranges || !matches) {
         return -ENOMEM;
     }
     server->loop = loop;
@@ -69,6 +70,7 @@ int server_new(uv_loop_t *loop, struct model *model, const struct server_setting
     server->rest.data = server;
     server->read_buffer = STEAL(read_buffer);
     server->ranges = STEAL(ranges);
+    server->matches = STEAL(matches);
     *ret = STEAL(server);
     return 0;
 }
@@ -78,6 +80,7 @@ void server_configure(struct server *server, const struct server_settings *setti
     struct session *session;
 
     server->settings = *settings;
+    access_forget(server);
     TAILQ_FOREACH (session, &server->sessions, entry) {
         access_resolve(session);
     }
@@ -320,6 +323,7 @@ static void finish_close(struct server *server)
     free(server->path);
     free(server->read_buffer);
     free(server->ranges);
+    free(server->matches);
     free(server);
     closed(opaque);
 }
