@@ -28,7 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Denials are told to the log and the history: at most so many at once, then one a second. */
+/* Denials are told to the log and the history: of a user so many at once, then one a second. */
 #define DENIALS_AT_ONCE 20u
 #define DENIAL_EVERY_MS 1000u
 
@@ -249,11 +249,9 @@ static uint32_t access_on_id(struct session *session, uint64_t id)
 
 /* ---- Denials ---- */
 
-bool access_may_tell(struct server *server)
+bool access_may_tell_of(struct denials *denials, uint64_t now_ms)
 {
-    struct denials *denials = &server->denials;
-    uint64_t now = uv_now(server->loop);
-    uint64_t more = (now - denials->counted_ms) / DENIAL_EVERY_MS;
+    uint64_t more = (now_ms - denials->counted_ms) / DENIAL_EVERY_MS;
 
     denials->counted_ms += more * DENIAL_EVERY_MS;
     denials->room =
@@ -270,9 +268,14 @@ bool access_may_tell(struct server *server)
     return true;
 }
 
+bool access_may_tell(struct server *server, uid_t uid)
+{
+    return access_may_tell_of(&server->denials[uid % DENIAL_USERS], uv_now(server->loop));
+}
+
 static void tell_denial(const struct request *request, const char *drive, const char *text)
 {
-    if (access_may_tell(request->server)) {
+    if (access_may_tell(request->server, request->session->peer.uid)) {
         log_event(LOG_LEVEL_NOTICE, LOG_DENIED, drive && drive[0] ? drive : NULL, NULL, "%s: %s",
                   request->session->peer_words, text);
         model_note(request->server->model, "denied", drive, request->session->peer_words, text);

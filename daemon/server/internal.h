@@ -26,6 +26,7 @@
 #define RANGES_MAX          (FRAME_BYTES_MAX / WIRE_RANGE_BYTES)
 #define LISTEN_BACKLOG      128
 #define ACCEPT_REST_MS      1000u  /* without descriptors for more clients */
+#define DENIAL_USERS        256u   /* whose denials are counted apart */
 #define ACCESS_MATCHES      16384u /* drives of which it is remembered what rules match them */
 
 TAILQ_HEAD(session_list, session);
@@ -69,8 +70,9 @@ struct server {
     uv_prepare_t before_sleep;
 
     struct user_list users;
-    uint64_t map_bytes; /* of maps that are made and not yet sent */
-    struct denials denials;
+    uint64_t map_bytes;                   /* of maps that are made and not yet sent */
+    struct denials denials[DENIAL_USERS]; /* by uid; few share one, and can hide each other's */
+    struct denials crowded;               /* of those who find all connections taken */
     struct matches *matches;  /* ACCESS_MATCHES, each of a drive whose id ends like its index */
     uint64_t matches_version; /* of those that count */
 
@@ -266,7 +268,8 @@ int access_check(const struct request *request, const struct access_need *need,
 int access_check_repeat(const struct request *request, const struct access_need *need,
                         const struct request_result *before, struct error *error);
 /* Whether the log is to hear of one more that was refused: a flood is only counted. */
-bool access_may_tell(struct server *server);
+bool access_may_tell(struct server *server, uid_t uid);
+bool access_may_tell_of(struct denials *denials, uint64_t now_ms);
 
 /* ---- dispatch.c ---- */
 

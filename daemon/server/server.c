@@ -152,7 +152,7 @@ static void accept_one(struct server *server, int fd)
         return;
     }
     if (!user->exempt && user->connections > limit) {
-        if (access_may_tell(server)) {
+        if (access_may_tell(server, peer.uid)) {
             log_warning(
                 "limits.connections_per_user: user %u has %u connections, one more was refused",
                 peer.uid, user->connections - 1);
@@ -199,7 +199,7 @@ static void accept_ready(uv_poll_t *poll, int status, int events)
             return;
         }
         if (server->sessions_count >= server->settings.connections_max) {
-            if (access_may_tell(server)) {
+            if (access_may_tell_of(&server->crowded, uv_now(server->loop))) {
                 log_warning("limits.connections: %u clients are connected, one more was refused",
                             server->sessions_count);
             }

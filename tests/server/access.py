@@ -444,8 +444,11 @@ def denials_are_told_but_do_not_flood():
         client = client_as(daemon, USERS["read"])
         for _ in range(2000):
             assert client.call(BITMAP_DELETE, change("vm/a/b"))[0] == PERMISSION
+        # Nobody else's are lost among them.
+        assert client_as(daemon, USERS["track"]).call(BITMAP_DELETE, change("vm/a/c"))[0] == PERMISSION
         lines = [line for line in daemon.messages().splitlines() if "not permitted" in line]
         assert 10 <= len(lines) <= 60, len(lines)
+        assert "uid=%d" % USERS["track"] in lines[-1], lines[-1]
         assert "uid=%d" % USERS["read"] in lines[0] and "bitmap-delete needs operate" in lines[0]
         assert daemon.stop() == 0
         with contextlib.closing(sqlite3.connect(daemon.directory + "/catalog.sqlite3")) as catalog:
