@@ -35,7 +35,9 @@ class Tests:
                        if line.startswith("plugindir="))
         self.environment = [
             f"TMPDIR={SCRATCH}", "BITMAPD=/usr/bin/bitmapd", "BITMAPCTL=/usr/bin/bitmapctl",
-            f"BITMAPD_PLUGIN={plugins}/nbdkit-bitmapd-plugin.so"]
+            f"BITMAPD_PLUGIN={plugins}/nbdkit-bitmapd-plugin.so",
+            *(f"{name}={os.environ[name]}" for name in ("CI", "BITMAPD_TEST_ROUNDS")
+              if name in os.environ)]
 
     def run(self, name, instance=None):
         began = time.monotonic()
@@ -49,7 +51,7 @@ class Tests:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             for name, (result, seconds) in zip(names, pool.map(self.run, names)):
                 print(f"{seconds:5.1f} s  {name}: {result.returncode}", flush=True)
-                if result.returncode != 0:
+                if result.returncode not in (0, 77):  # 77: it has not what it needs, and this is no CI
                     failed.append(name)
                     print(result.stdout, result.stderr, flush=True)
         assert not failed, f"failed: {' '.join(failed)}"
