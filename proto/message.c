@@ -405,3 +405,21 @@ int message_decode(enum message_type type, const uint8_t *payload, size_t bytes,
     }
     return 0;
 }
+
+/* Where the fields of a MARK are: drive, first_id, and the ranges' count. */
+#define PEEK_DRIVE  FRAME_HEADER_BYTES
+#define PEEK_COUNT  (PEEK_DRIVE + 16)
+#define PEEK_RANGES (PEEK_COUNT + 4)
+
+bool message_peek_mark(const uint8_t *frame, size_t bytes, uint64_t *ret_drive,
+                       struct wire_range *ret_first)
+{
+    if (bytes < PEEK_RANGES + WIRE_RANGE_BYTES || load_le16(frame + 4) != OPERATION_MARK ||
+        load_le32(frame + PEEK_COUNT) == 0) {
+        return false;
+    }
+    const struct wire_ranges ranges = {.data = frame + PEEK_RANGES, .count = 1};
+    *ret_drive = load_le64(frame + PEEK_DRIVE);
+    *ret_first = wire_ranges_get(&ranges, 0);
+    return true;
+}

@@ -6,6 +6,7 @@
 #include "proto/base/error.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -515,6 +516,13 @@ int wire_buffer_reserve(struct wire_buffer *buffer, size_t bytes);
  */
 int message_encode(struct wire_buffer *buffer, enum message_type type, const void *message,
                    uint16_t operation, uint8_t flags, uint8_t status, uint64_t cookie);
+
+/*
+ * What the frame that begins at @frame would mark first, for a guess of what will be needed soon:
+ * true if it looks like a MARK with at least one range, and of that nothing has been checked.
+ */
+bool message_peek_mark(const uint8_t *frame, size_t bytes, uint64_t *ret_drive,
+                       struct wire_range *ret_first);
 
 /*
  * Decodes a payload into @ret_message (the structure of @type), whole or not

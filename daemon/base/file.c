@@ -25,9 +25,13 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#define DIRECT_NOT_TRIED (-1)
+#define DIRECT_UNUSABLE  (-2)
+
 struct posix_file {
     struct file file; /* first: the two pointers are the same */
     int fd;
+    int direct; /* a second descriptor, with O_DIRECT and O_DSYNC; or one of the above */
 };
 
 static int descriptor(struct file *file)
@@ -67,7 +71,7 @@ static int posix_read(struct file *file, void *buffer, size_t length, uint64_t o
     return 0;
 }
 
-static int posix_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
+static int write_to(int fd, const void *buffer, size_t length, uint64_t offset)
 {
     const uint8_t *p = buffer;
 
@@ -75,7 +79,7 @@ static int posix_write(struct file *file, const void *buffer, size_t length, uin
         return -EFBIG;
     }
     while (length > 0) {
-        ssize_t n = pwrite(descriptor(file), p, length, (off_t)offset);
+        ssize_t n = pwrite(fd, p, length, (off_t)offset);
         if (n < 0) {
             if (errno == EINTR) {
                 continue;
@@ -93,6 +97,11 @@ static int posix_write(struct file *file, const void *buffer, size_t length, uin
     return 0;
 }
 
+static int posix_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
+{
+    return write_to(descriptor(file), buffer, length, offset);
+}
+
 /*
  * After a failure the kernel counts the pages as written, and may show contents that the disk has
  * not got; worse, where an extent could not be allocated, ext4 (Linux 6.18) takes the same page
@@ -108,6 +117,41 @@ static int posix_datasync(struct file *file)
         (void)posix_fadvise(descriptor(file), 0, 0, POSIX_FADV_DONTNEED);
     }
     return r;
+}
+
+/*
+ * The flags belong to an open file, so it is opened once more; O_DSYNC there and not with the
+ * write, because some file systems (FUSE) look nowhere else.
+ */
+static int open_direct(const struct posix_file *file)
+{
+    char path[32];
+    int flags = fcntl(file->fd, F_GETFL);
+
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
+    int fd = open(path, (flags & O_ACCMODE) | O_DIRECT | O_DSYNC | O_CLOEXEC);
+    return fd < 0 ? DIRECT_UNUSABLE : fd;
+}
+
+static int posix_write_durably(struct file *file, const void *buffer, size_t length,
+                               uint64_t offset)
+{
+    struct posix_file *posix = (struct posix_file *)file;
+
+    if (posix->direct == DIRECT_NOT_TRIED) {
+        posix->direct = open_direct(posix);
+    }
+    if (posix->direct >= 0) {
+        int r = write_to(posix->direct, buffer, length, offset);
+        if (r != -EINVAL) {
+            return r;
+        }
+        /* Not with these blocks: the file system or the device wants larger ones. */
+        (void)close(posix->direct);
+        posix->direct = DIRECT_UNUSABLE;
+    }
+    int r = posix_write(file, buffer, length, offset);
+    return r < 0 ? r : posix_datasync(file);
 }
 
 static int posix_size(struct file *file, uint64_t *ret_size)
@@ -174,13 +218,19 @@ static int posix_identity(struct file *file, struct file_identity *ret)
 
 static void posix_close(struct file *file)
 {
-    (void)close(descriptor(file));
-    free(file);
+    struct posix_file *posix = (struct posix_file *)file;
+
+    if (posix->direct >= 0) {
+        (void)close(posix->direct);
+    }
+    (void)close(posix->fd);
+    free(posix);
 }
 
 static const struct file_ops posix_ops = {
     .read = posix_read,
     .write = posix_write,
+    .write_durably = posix_write_durably,
     .datasync = posix_datasync,
     .size = posix_size,
     .truncate = posix_truncate,
@@ -237,6 +287,7 @@ static int open_only(const char *path, enum file_mode mode, struct file **ret, s
         return error_set(error, -EINVAL, "%s is not a regular file", path);
     }
     made->file.ops = &posix_ops;
+    made->direct = DIRECT_NOT_TRIED;
     made->fd = steal_fd(&fd);
     *ret = &STEAL(made)->file;
     return 0;

@@ -31,6 +31,10 @@ struct file_ops {
     /* Writes all of @length bytes, growing the file as needed; on failure any part may be
      * written. */
     int (*write)(struct file *file, const void *buffer, size_t length, uint64_t offset);
+    /* The same, and on return 0 these bytes are durable, whatever was written before; in one I/O
+     * where @buffer, @length and @offset are multiples of 4096 and the file has the bytes already
+     * (O_DIRECT and O_DSYNC of open(2)). */
+    int (*write_durably)(struct file *file, const void *buffer, size_t length, uint64_t offset);
     /* fdatasync(2): on return 0 everything written before the call is durable.  After a failure
      * nothing may be concluded about any write since the last success: each may be on the disk or
      * not, and be seen by reads or not. */
@@ -117,6 +121,12 @@ static inline int file_read(struct file *file, void *buffer, size_t length, uint
 static inline int file_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
 {
     return file->ops->write(file, buffer, length, offset);
+}
+
+static inline int file_write_durably(struct file *file, const void *buffer, size_t length,
+                                     uint64_t offset)
+{
+    return file->ops->write_durably(file, buffer, length, offset);
 }
 
 static inline int file_datasync(struct file *file)

@@ -169,12 +169,6 @@ void model_free(struct model *model); /* takes NULL; handles must be closed */
 int64_t model_wall_clock_ns(void);    /* CLOCK_REALTIME */
 DEFINE_CLEANUP(struct model *, model_free)
 
-/* ---- apply_mark.c ---- */
-
-/* Brings the first bit of each range near the processor: many marks are all over the bitmap, and
- * their cache lines come at once, not one by one.  Ranges beyond the drive's end are skipped. */
-void drive_prefetch(const struct drive *drive, const struct range *ranges, uint32_t count);
-
 /* ---- writer.c ---- */
 
 struct unsettled_mark {

@@ -179,7 +179,7 @@ static void visit_run(struct work *work)
     journal_covered(journaling->journal, visit->covered);
     if (batch) {
         visit->r = journal_append(journaling->journal, batch->first_seq, batch->records,
-                                  batch->count, &visit->error);
+                                  batch->count, visit->sync, &visit->error);
         visit->appended = visit->r == 0;
     }
     if (visit->r == 0 && visit->sync) {
@@ -205,7 +205,7 @@ static int express_queue(struct journaling *journaling, struct error *error)
         }
         batch_place_rest(batch);
         int r = journal_append(journaling->memory, batch->first_seq + batch->expressed,
-                               batch->records + batch->expressed, count, error);
+                               batch->records + batch->expressed, count, false, error);
         if (r < 0) {
             return r;
         }

@@ -313,6 +313,10 @@ int writer_attach(struct model *model, struct drive *drive, const struct writer_
 /* An anonymous writer. */
 int writer_new(struct model *model, struct drive *drive, struct writer **ret, struct error *error);
 
+/* Brings the first bit of each range near the processor: many marks are all over the bitmap, and
+ * their cache lines come at once, not one by one.  Ranges beyond the drive's end are skipped. */
+void drive_prefetch(const struct drive *drive, const struct range *ranges, uint32_t count);
+
 /*
  * Marks ranges for a writer that settles at once, or for none: dirty in every
  * recording bitmap when it returns, in memory.  Stores the sequence that an

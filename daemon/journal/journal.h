@@ -150,7 +150,8 @@ uint32_t journal_batch_bytes_max(const struct journal *journal);
  * Writes a batch whose first record has sequence @first_seq: one more than the
  * last of the batch before or than what is covered, whichever is more (any
  * number when there is neither).  On return 0 it is written (or in the container
- * already); journal_sync() makes it durable.
+ * already); journal_sync() makes it durable.  With @durable, to be followed by that, it may be so
+ * at once: where all before it is, one I/O does both.
  *
  * After any failure the same call may be repeated with the same batch, and must
  * be, or be followed by journal_covered() for it, before a later batch is appended:
@@ -163,13 +164,13 @@ uint32_t journal_batch_bytes_max(const struct journal *journal);
  *     sequences and bytes, into a fresh segment before anything else.
  */
 int journal_append(struct journal *journal, uint64_t first_seq,
-                   const struct journal_record *records, uint32_t count, struct error *error);
+                   const struct journal_record *records, uint32_t count, bool durable,
+                   struct error *error);
 
 /*
- * fdatasync(2).  0: every batch appended so far is durable.  On failure none of
- * those since the last success may be taken for durable; they are written
- * again elsewhere by the next call.  -EAGAIN: that needs a segment that the
- * container covers.
+ * fdatasync(2), if any batch needs it.  0: every batch appended so far is durable.  On failure none
+ * of those since the last success may be taken for durable; they are written again elsewhere by the
+ * next call.  -EAGAIN: that needs a segment that the container covers.
  */
 int journal_sync(struct journal *journal, struct error *error);
 

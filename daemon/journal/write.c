@@ -110,9 +110,16 @@ static int segment_take(struct journal *journal, struct error *error)
     return 0;
 }
 
+/* Everything up to @sequence is on stable storage. */
+static void settle(struct journal *journal, uint64_t sequence)
+{
+    journal->durable = max_u64(journal->durable, sequence);
+    pending_drop(journal, journal->durable);
+}
+
 /* The batch into the active segment, which has room. */
 static int pending_write(struct journal *journal, const struct journal_pending *pending,
-                         struct error *error)
+                         bool durable, struct error *error)
 {
     struct journal_segment *segment = &journal->segments[journal->active];
     uint64_t offset = segment->position;
@@ -121,7 +128,8 @@ static int pending_write(struct journal *journal, const struct journal_pending *
     assert(pending->bytes_length <= journal->segment_bytes - offset);
     segment->position += pending->bytes_length;
     segment->last_seq = max_u64(segment->last_seq, pending->batch.last_seq);
-    r = file_write(segment->file, pending->bytes, pending->bytes_length, offset);
+    r = durable ? file_write_durably(segment->file, pending->bytes, pending->bytes_length, offset)
+                : file_write(segment->file, pending->bytes, pending->bytes_length, offset);
     if (r < 0) {
         doubt(journal);
         return error_set_errno(error, r,
@@ -147,7 +155,7 @@ static int recover(struct journal *journal, struct error *error)
         return error_prefix(error, r, "after a failed write or sync");
     }
     TAILQ_FOREACH (pending, &journal->pending, link) {
-        r = pending_write(journal, pending, error);
+        r = pending_write(journal, pending, false, error);
         if (r < 0) {
             return r;
         }
@@ -169,8 +177,7 @@ static int sync_active(struct journal *journal, struct error *error)
         doubt(journal);
         return error_set_errno(error, r, "cannot sync journal segment %u", journal->active);
     }
-    journal->durable = max_u64(journal->durable, last->batch.last_seq);
-    pending_drop(journal, journal->durable);
+    settle(journal, last->batch.last_seq);
     return 0;
 }
 
@@ -293,7 +300,8 @@ static int make_room(struct journal *journal, uint32_t length, struct error *err
 }
 
 int journal_append(struct journal *journal, uint64_t first_seq,
-                   const struct journal_record *records, uint32_t count, struct error *error)
+                   const struct journal_record *records, uint32_t count, bool durable,
+                   struct error *error)
 {
     CLEANUP(journal_pending_freep) struct journal_pending *made = NULL;
     struct journal_pending *pending;
@@ -332,12 +340,16 @@ int journal_append(struct journal *journal, uint64_t first_seq,
         return r;
     }
 
+    durable &= TAILQ_EMPTY(&journal->pending);
     pending = STEAL(made);
     TAILQ_INSERT_TAIL(&journal->pending, pending, link);
     journal->last_seq = pending->batch.last_seq;
-    r = pending_write(journal, pending, error);
+    r = pending_write(journal, pending, durable, error);
     journal->repeatable = r < 0;
     journal->repeat = pending->batch;
+    if (r == 0 && durable) {
+        settle(journal, pending->batch.last_seq);
+    }
     return r;
 }
 

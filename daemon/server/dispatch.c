@@ -223,6 +223,23 @@ int dispatch_part(const struct request *whole, uint16_t operation, const uint8_t
     return take(&request, &frame, error);
 }
 
+/*
+ * The words of bitmaps that the next frame will mark are fetched from memory while this one is
+ * worked on: at random places that is the larger part of a mark.
+ */
+static void look_ahead(const struct session *session, const uint8_t *data, size_t bytes)
+{
+    struct wire_range first;
+    uint64_t id;
+
+    if (message_peek_mark(data, bytes, &id, &first)) {
+        const struct drive *drive = model_drive_by_id(session->server->model, id);
+        if (drive) {
+            drive_prefetch(drive, &(struct range){first.offset, first.length}, 1);
+        }
+    }
+}
+
 ssize_t dispatch_frames(struct session *session, const uint8_t *data, size_t bytes)
 {
     size_t taken = 0;
@@ -240,6 +257,7 @@ ssize_t dispatch_frames(struct session *session, const uint8_t *data, size_t byt
         if (n == 0) {
             break;
         }
+        look_ahead(session, data + taken + n, bytes - taken - (size_t)n);
         int r = dispatch(session, &frame);
         if (r < 0) {
             return r;

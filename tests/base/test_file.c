@@ -152,6 +152,47 @@ static void test_transfers(void **state)
     file_close(file);
 }
 
+/* With and without direct I/O, which wants whole blocks; the two see each other's bytes. */
+static void test_durable_writes(void **state)
+{
+    enum {
+        BLOCK = 4096
+    };
+    static uint8_t found[4 * BLOCK], expected[sizeof found];
+    CLEANUP_FREE uint8_t *block = aligned_alloc(BLOCK, BLOCK);
+    struct file *file = open_file(FILE_CREATE, NULL);
+
+    (void)state;
+    assert_non_null(block);
+    assert_int_equal(file_write(file, found, sizeof found, 0), 0);
+    assert_int_equal(file_datasync(file), 0);
+    for (unsigned i = 0; i < 20; i++) {
+        uint64_t offset = i % 4 * BLOCK;
+        memset(block, (int)i + 1, BLOCK);
+        memcpy(expected + offset, block, BLOCK);
+        assert_int_equal(i % 3 == 2 ? file_write(file, block, BLOCK, offset)
+                                    : file_write_durably(file, block, BLOCK, offset),
+                         0);
+        assert_int_equal(file_read(file, found, sizeof found, 0), 0);
+        assert_memory_equal(found, expected, sizeof found);
+    }
+    /* What it cannot take is written all the same, also from then on. */
+    for (unsigned i = 0; i < 3; i++) {
+        memset(expected + 100 + i, 0xee, 1000);
+        assert_int_equal(file_write_durably(file, expected + 100 + i, 1000, 100 + i), 0);
+        assert_int_equal(file_write_durably(file, expected, BLOCK, 0), 0);
+        assert_int_equal(file_read(file, found, sizeof found, 0), 0);
+        assert_memory_equal(found, expected, sizeof found);
+    }
+    assert_int_equal(file_write_durably(file, block, BLOCK, UINT64_MAX - 10), -EFBIG);
+    assert_int_equal(size_of(file), sizeof found);
+    file_close(file);
+
+    file = open_file(FILE_READ, NULL);
+    assert_int_equal(file_write_durably(file, block, BLOCK, 0), -EBADF);
+    file_close(file);
+}
+
 /* Offsets from a damaged structure, which a cast would make small or negative. */
 /* Blocks go, bytes become zeros, the size stays, neighbours too. */
 static void test_punch(void **state)
@@ -255,6 +296,7 @@ int main(void)
         cmocka_unit_test_teardown(test_create, remove_file),
         cmocka_unit_test_teardown(test_refused, remove_file),
         cmocka_unit_test_teardown(test_transfers, remove_file),
+        cmocka_unit_test_teardown(test_durable_writes, remove_file),
         cmocka_unit_test_teardown(test_absurd_offsets, remove_file),
         cmocka_unit_test_teardown(test_punch, remove_file),
         cmocka_unit_test_teardown(test_identity, remove_file),

@@ -7,13 +7,13 @@
  *
  * With --log FILE a turn's new bits are written and synced before their
  * answers leave; with --thread a second thread does that while the loop
- * gathers, with --uring the kernel (one O_DIRECT write with RWF_DSYNC).
+ * gathers, with --uring the kernel.  With --direct, and always with --uring, it
+ * is one write with O_DIRECT and O_DSYNC, else a write and fdatasync(2).
  */
 #include "proto/base/endian.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -54,6 +54,7 @@ static size_t log_bytes, log_capacity;
 static uint64_t log_at;
 static bool threaded; /* the log is written while the loop gathers */
 static bool uring;
+static bool direct;
 
 static uint8_t *thread_buffer;
 static size_t thread_bytes, thread_capacity;
@@ -92,7 +93,8 @@ static void store(uint8_t *buffer, size_t bytes)
     if (log_at + padded > LOG_BYTES) {
         log_at = 0;
     }
-    if (pwrite(log_fd, buffer, padded, (off_t)log_at) != (ssize_t)padded || fdatasync(log_fd) < 0) {
+    if (pwrite(log_fd, buffer, padded, (off_t)log_at) != (ssize_t)padded ||
+        (!direct && fdatasync(log_fd) < 0)) {
         die("log");
     }
     log_at += padded;
@@ -149,8 +151,7 @@ static void ring_write(const uint8_t *buffer, size_t bytes)
                                                           .fd = log_fd,
                                                           .addr = (uintptr_t)buffer,
                                                           .len = (uint32_t)padded,
-                                                          .off = log_at,
-                                                          .rw_flags = RWF_DSYNC};
+                                                          .off = log_at};
     ring_sq_array[tail & ring_sq_mask] = tail & ring_sq_mask;
     __atomic_store_n(ring_sq_tail, tail + 1, __ATOMIC_RELEASE);
     if (syscall(SYS_io_uring_enter, ring_fd, 1, 0, 0, NULL, 0) != 1) {
@@ -352,23 +353,41 @@ static void open_log(const char *path)
     free(zeros);
 }
 
+static void reopen_log(const char *path)
+{
+    (void)close(log_fd);
+    log_fd = open(path, O_RDWR | O_DIRECT | O_DSYNC | O_CLOEXEC);
+    if (log_fd < 0) {
+        die(path);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    const char *path = NULL;
+    const char *path = NULL, *log = NULL;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--log") == 0 && i + 1 < argc) {
-            open_log(argv[++i]);
+            log = argv[++i];
         } else if (strcmp(argv[i], "--thread") == 0) {
             threaded = true;
+        } else if (strcmp(argv[i], "--direct") == 0) {
+            direct = true;
         } else if (strcmp(argv[i], "--uring") == 0) {
-            threaded = uring = true;
+            threaded = uring = direct = true;
         } else {
             path = argv[i];
         }
     }
     if (!path) {
-        (void)fprintf(stderr, "usage: reference [--log FILE [--thread | --uring]] SOCKET\n");
+        (void)fprintf(stderr,
+                      "usage: reference [--log FILE [--direct] [--thread | --uring]] SOCKET\n");
         return 2;
+    }
+    if (log) {
+        open_log(log);
+    }
+    if (log && direct) {
+        reopen_log(log);
     }
     int epoll = epoll_create1(EPOLL_CLOEXEC), listener = listen_at(path);
     add(epoll, listener, &listener);
@@ -380,9 +399,6 @@ int main(int argc, char **argv)
         }
         if (uring) {
             ring_open();
-            if (fcntl(log_fd, F_SETFL, O_DIRECT) < 0) {
-                die("O_DIRECT");
-            }
         }
         add(epoll, done_fd, &done_fd);
     }

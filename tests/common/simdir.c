@@ -77,17 +77,33 @@ static int dir_read(struct file *file, void *buffer, size_t length, uint64_t off
     return prepare(h, false) ? file_read(simdisk_file(h->disk), buffer, length, offset) : -EIO;
 }
 
-static int dir_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
+static bool prepare_write(struct handle *h, const void *bytes, uint64_t length, uint64_t offset)
 {
-    struct handle *h = (struct handle *)file;
-
     h->dir->write_disk = h->disk;
-    h->dir->write_bytes = buffer;
+    h->dir->write_bytes = bytes;
     h->dir->write_length = length;
     h->dir->write_offset = offset;
     bool going = prepare(h, true);
     h->dir->write_disk = NULL;
-    return going ? file_write(simdisk_file(h->disk), buffer, length, offset) : -EIO;
+    return going;
+}
+
+static int dir_write(struct file *file, const void *buffer, size_t length, uint64_t offset)
+{
+    struct handle *h = (struct handle *)file;
+
+    return prepare_write(h, buffer, length, offset)
+               ? file_write(simdisk_file(h->disk), buffer, length, offset)
+               : -EIO;
+}
+
+static int dir_write_durably(struct file *file, const void *buffer, size_t length, uint64_t offset)
+{
+    struct handle *h = (struct handle *)file;
+
+    return prepare_write(h, buffer, length, offset)
+               ? file_write_durably(simdisk_file(h->disk), buffer, length, offset)
+               : -EIO;
 }
 
 static int dir_datasync(struct file *file)
@@ -140,6 +156,7 @@ static void dir_close(struct file *file)
 static const struct file_ops dir_ops = {
     .read = dir_read,
     .write = dir_write,
+    .write_durably = dir_write_durably,
     .datasync = dir_datasync,
     .size = dir_size,
     .truncate = dir_truncate,

@@ -182,6 +182,23 @@ static int sim_datasync(struct file *file)
     return r;
 }
 
+/* Through the cache; what else was written stays where it was. */
+static int sim_write_durably(struct file *file, const void *buffer, size_t length, uint64_t offset)
+{
+    struct simdisk *d = (struct simdisk *)file;
+    int r = sim_write(file, buffer, length, offset);
+
+    assert(offset % SIMDISK_SECTOR == 0 && length % SIMDISK_SECTOR == 0);
+    if (r == 0) {
+        memcpy(d->media + offset, buffer, length);
+        memset(d->dirty + offset / SIMDISK_SECTOR, 0, length / SIMDISK_SECTOR);
+        if (d->media_size < offset + length) {
+            d->media_size = offset + length;
+        }
+    }
+    return r;
+}
+
 static int sim_size(struct file *file, uint64_t *ret_size)
 {
     struct simdisk *d = (struct simdisk *)file;
@@ -279,6 +296,7 @@ static void sim_close(struct file *file)
 static const struct file_ops sim_ops = {
     .read = sim_read,
     .write = sim_write,
+    .write_durably = sim_write_durably,
     .datasync = sim_datasync,
     .size = sim_size,
     .truncate = sim_truncate,

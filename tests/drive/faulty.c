@@ -41,6 +41,12 @@ static int faulty_write(struct file *file, const void *buffer, size_t length, ui
     return file_write(inner_of(file), buffer, length, offset);
 }
 
+static int faulty_write_durably(struct file *file, const void *buffer, size_t length,
+                                uint64_t offset)
+{
+    return file_write_durably(inner_of(file), buffer, length, offset);
+}
+
 static int faulty_datasync(struct file *file)
 {
     return file_datasync(inner_of(file));
@@ -85,6 +91,7 @@ static void faulty_close(struct file *file)
 static const struct file_ops ops = {
     .read = faulty_read,
     .write = faulty_write,
+    .write_durably = faulty_write_durably,
     .datasync = faulty_datasync,
     .size = faulty_size,
     .truncate = faulty_truncate,

@@ -176,7 +176,7 @@ static void append(struct rig *rig)
         count = counts[upto(rig, 8)];
         rig->next += count; /* memory has it, whatever the journal says */
     }
-    r = test_append(rig->journal, rig->number, first, count, &error);
+    r = test_append_as(rig->journal, rig->number, first, count, upto(rig, 2) == 1, &error);
     rig->again = r == 0 ? 0 : count;
     rig->wraps += active != rig->journal->active;
     if (r == -EAGAIN) {

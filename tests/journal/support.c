@@ -80,10 +80,16 @@ void test_batch_fill(struct test_batch *batch, uint64_t number, uint64_t first_s
 int test_append(struct journal *journal, uint64_t number, uint64_t first_seq, uint32_t count,
                 struct error *error)
 {
+    return test_append_as(journal, number, first_seq, count, false, error);
+}
+
+int test_append_as(struct journal *journal, uint64_t number, uint64_t first_seq, uint32_t count,
+                   bool durable, struct error *error)
+{
     static struct test_batch batch;
 
     test_batch_fill(&batch, number, first_seq, count);
-    return journal_append(journal, first_seq, batch.records, count, error);
+    return journal_append(journal, first_seq, batch.records, count, durable, error);
 }
 
 struct expectation {

@@ -55,6 +55,9 @@ void test_batch_fill(struct test_batch *batch, uint64_t number, uint64_t first_s
 
 int test_append(struct journal *journal, uint64_t number, uint64_t first_seq, uint32_t count,
                 struct error *error);
+/* … for journal_append() with @durable. */
+int test_append_as(struct journal *journal, uint64_t number, uint64_t first_seq, uint32_t count,
+                   bool durable, struct error *error);
 
 /* Replays, and fails the test unless records come in order from @applied_seq + 1 on with the
  * contents that they were given. */

@@ -93,9 +93,9 @@ static void test_written(void **state)
     OK(journal_activate(journal, &error), error);
     assert_null(simdir_disk(dir, "j.0.new"));
     assert_null(simdir_disk(dir, "j.1.new"));
-    OK(journal_append(journal, 7, first, 3, &error), error);
+    OK(journal_append(journal, 7, first, 3, false, &error), error);
     OK(journal_sync(journal, &error), error);
-    OK(journal_append(journal, 10, second, 1, &error), error);
+    OK(journal_append(journal, 10, second, 1, false, &error), error);
     check_at(dir, "j.0", 0, segment_0, sizeof segment_0);
     check_at(dir, "j.0", 4096, batch_7, sizeof batch_7);
     check_at(dir, "j.0", 8192, batch_10, sizeof batch_10);

@@ -92,7 +92,8 @@ static void test_starts(void **state)
         assert_int_equal(stat(full("0.new"), &st), -1);
         assert_int_equal(stat(full("1.new"), &st), -1);
         for (uint64_t i = 0; i < 10; i++) {
-            OK(test_append(journal, number, 1 + i * 3, 3, &error), error);
+            OK(test_append_as(journal, number, 1 + i * 3, 3, i % 2 == 1, &error), error);
+            assert_int_equal(journal_durable(journal), i % 2 ? 3 + i * 3 : i * 3);
             OK(journal_sync(journal, &error), error);
         }
         assert_int_equal(journal_durable(journal), 30);

@@ -90,7 +90,7 @@ static void test_sizes(void **state)
     for (uint32_t blocks = 1; blocks < 8; blocks++) {
         for (uint32_t more = 0; more < 3; more++) {
             record = block_of(blocks * 4096 - 80 - 4 - 1 + more);
-            OK(journal_append(journal, next++, &record, 1, &error), error);
+            OK(journal_append(journal, next++, &record, 1, false, &error), error);
             bytes += record.length;
         }
     }
@@ -100,16 +100,16 @@ static void test_sizes(void **state)
     assert_int_equal(sum.bytes, bytes);
 
     record = block_of(most + 1);
-    assert_int_equal(journal_append(journal, next, &record, 1, &error), -EMSGSIZE);
+    assert_int_equal(journal_append(journal, next, &record, 1, false, &error), -EMSGSIZE);
     record = block_of(most);
-    OK(journal_append(journal, next, &record, 1, &error), error);
-    assert_int_equal(journal_append(journal, next + 1, &record, 1, &error), -EAGAIN);
+    OK(journal_append(journal, next, &record, 1, false, &error), error);
+    assert_int_equal(journal_append(journal, next + 1, &record, 1, false, &error), -EAGAIN);
     journal_covered(journal, next - 2);
-    assert_int_equal(journal_append(journal, next + 1, &record, 1, &error), -EAGAIN);
+    assert_int_equal(journal_append(journal, next + 1, &record, 1, false, &error), -EAGAIN);
     assert_int_equal(journal_fill(journal), 1000);
     journal_covered(journal, next - 1);
     assert_int_equal(journal_fill(journal), 500);
-    OK(journal_append(journal, next + 1, &record, 1, &error), error);
+    OK(journal_append(journal, next + 1, &record, 1, false, &error), error);
     /* The segment that was left was synced. */
     assert_int_equal(journal_durable(journal), next);
     assert_int_equal(journal_written(journal), next + 1);
@@ -135,10 +135,10 @@ static void test_largest(void **state)
     assert_int_equal(journal_batch_bytes_max(journal), JOURNAL_BATCH_BYTES_MAX);
     record = block_of(JOURNAL_BATCH_BYTES_MAX - JOURNAL_RECORD_FRAME_BYTES);
     for (uint64_t i = 1; i <= 3; i++) {
-        OK(journal_append(journal, i, &record, 1, &error), error);
+        OK(journal_append(journal, i, &record, 1, false, &error), error);
     }
     record.length++;
-    assert_int_equal(journal_append(journal, 4, &record, 1, &error), -EMSGSIZE);
+    assert_int_equal(journal_append(journal, 4, &record, 1, false, &error), -EMSGSIZE);
     journal_close(journal);
     replay_sum(dir, 0, &sum);
     assert_int_equal(sum.records, 3);
@@ -172,26 +172,27 @@ static void test_refusals(void **state)
     assert_int_equal(journal_durable(journal), 0);
     assert_int_equal(journal_fill(journal), 0);
     OK(journal_sync(journal, &error), error);
-    assert_int_equal(journal_append(journal, 0, &record, 1, &error), -EINVAL);
-    assert_int_equal(journal_append(journal, 1, &record, 0, &error), -EINVAL);
-    assert_int_equal(journal_append(journal, UINT64_C(1) << 63, &record, 1, &error), -EINVAL);
-    assert_int_equal(journal_append(journal, (UINT64_C(1) << 63) - 1,
-                                    (struct journal_record[]){record, record}, 2, &error),
+    assert_int_equal(journal_append(journal, 0, &record, 1, false, &error), -EINVAL);
+    assert_int_equal(journal_append(journal, 1, &record, 0, false, &error), -EINVAL);
+    assert_int_equal(journal_append(journal, UINT64_C(1) << 63, &record, 1, false, &error),
                      -EINVAL);
-    OK(journal_append(journal, 100, &record, 1, &error), error);
-    assert_int_equal(journal_append(journal, 100, &record, 1, &error), -EINVAL);
-    assert_int_equal(journal_append(journal, 99, &record, 1, &error), -EINVAL);
-    assert_int_equal(journal_append(journal, 102, &record, 1, &error), -EINVAL);
-    OK(journal_append(journal, 101, &record, 1, &error), error);
+    assert_int_equal(journal_append(journal, (UINT64_C(1) << 63) - 1,
+                                    (struct journal_record[]){record, record}, 2, false, &error),
+                     -EINVAL);
+    OK(journal_append(journal, 100, &record, 1, false, &error), error);
+    assert_int_equal(journal_append(journal, 100, &record, 1, false, &error), -EINVAL);
+    assert_int_equal(journal_append(journal, 99, &record, 1, false, &error), -EINVAL);
+    assert_int_equal(journal_append(journal, 102, &record, 1, false, &error), -EINVAL);
+    OK(journal_append(journal, 101, &record, 1, false, &error), error);
     /* What the container has makes a gap harmless, and no longer needs to be written. */
     journal_covered(journal, 200);
     assert_int_equal(journal_durable(journal), 200);
     assert_int_equal(journal_fill(journal), 0);
-    assert_int_equal(journal_append(journal, 202, &record, 1, &error), -EINVAL);
+    assert_int_equal(journal_append(journal, 202, &record, 1, false, &error), -EINVAL);
     uint64_t changes = simdir_changes(dir);
-    OK(journal_append(journal, 150, &record, 1, &error), error);
+    OK(journal_append(journal, 150, &record, 1, false, &error), error);
     assert_int_equal(simdir_changes(dir), changes);
-    OK(journal_append(journal, 201, &record, 1, &error), error);
+    OK(journal_append(journal, 201, &record, 1, false, &error), error);
     assert_int_equal(simdir_changes(dir), changes + 1);
     OK(journal_sync(journal, &error), error);
     assert_int_equal(journal_durable(journal), 201);
@@ -201,7 +202,7 @@ static void test_refusals(void **state)
     journal_covered(journal, 3); /* never goes back */
     assert_int_equal(journal_durable(journal), 201);
     /* Nor does it need to be synced. */
-    OK(journal_append(journal, 202, &record, 1, &error), error);
+    OK(journal_append(journal, 202, &record, 1, false, &error), error);
     changes = simdir_changes(dir);
     journal_covered(journal, 202);
     OK(journal_sync(journal, &error), error);

@@ -428,6 +428,45 @@ static void test_size_limit(void **state)
     free(data);
 }
 
+/* The look at a frame finds what decoding it finds, and nothing in what is no mark. */
+static void test_peek(void **state)
+{
+    uint8_t data[2 * WIRE_RANGE_BYTES];
+    struct wire_buffer buffer = {0};
+    struct wire_range first;
+    uint64_t drive;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof data; i++) {
+        data[i] = (uint8_t)(i + 1);
+    }
+    struct message_mark mark = {.drive = 77, .first_id = 88, .ranges = {.data = data, .count = 2}};
+    assert_int_equal(message_encode(&buffer, MESSAGE_MARK, &mark, OPERATION_MARK, 0, 0, 99), 0);
+    assert_true(message_peek_mark(buffer.data, buffer.bytes, &drive, &first));
+    assert_int_equal(drive, 77);
+    struct wire_range expected = wire_ranges_get(&mark.ranges, 0);
+    assert_int_equal(first.offset, expected.offset);
+    assert_int_equal(first.length, expected.length);
+    /* Whatever is cut off: nothing behind it is looked at (the sanitizer would tell). */
+    for (size_t bytes = 0; bytes < FRAME_HEADER_BYTES + 20 + WIRE_RANGE_BYTES; bytes++) {
+        uint8_t *cut = malloc(bytes + 1);
+        assert_non_null(cut);
+        memcpy(cut + 1, buffer.data, bytes);
+        assert_false(message_peek_mark(cut + 1, bytes, &drive, &first));
+        free(cut);
+    }
+    buffer.bytes = 0;
+    mark.ranges.count = 0;
+    assert_int_equal(message_encode(&buffer, MESSAGE_MARK, &mark, OPERATION_MARK, 0, 0, 99), 0);
+    assert_int_equal(message_encode(&buffer, MESSAGE_MARK, &mark, OPERATION_MARK, 0, 0, 99), 0);
+    assert_false(message_peek_mark(buffer.data, buffer.bytes, &drive, &first));
+    buffer.bytes = 0;
+    mark.ranges.count = 2;
+    assert_int_equal(message_encode(&buffer, MESSAGE_MARK, &mark, OPERATION_MARK + 1, 0, 0, 0), 0);
+    assert_false(message_peek_mark(buffer.data, buffer.bytes, &drive, &first));
+    wire_buffer_deinit(&buffer);
+}
+
 static void test_buffer_overflow(void **state)
 {
     struct wire_buffer buffer = {0};
@@ -462,11 +501,11 @@ static void test_operations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_type),     cmocka_unit_test(test_noise),
-        cmocka_unit_test(test_nul_in_strings), cmocka_unit_test(test_words),
-        cmocka_unit_test(test_size_limit),     cmocka_unit_test(test_buffer_overflow),
-        cmocka_unit_test(test_blob),           cmocka_unit_test(test_blob_limit),
-        cmocka_unit_test(test_operations),
+        cmocka_unit_test(test_every_type),      cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_nul_in_strings),  cmocka_unit_test(test_words),
+        cmocka_unit_test(test_size_limit),      cmocka_unit_test(test_peek),
+        cmocka_unit_test(test_buffer_overflow), cmocka_unit_test(test_blob),
+        cmocka_unit_test(test_blob_limit),      cmocka_unit_test(test_operations),
     };
     const char *seed = getenv("BITMAPD_TEST_SEED");
 

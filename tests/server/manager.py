@@ -94,13 +94,13 @@ def readiness_and_stopping():
 
 
 def a_slow_disk():
-    """Each thread's first sync takes seconds: starts and ends tell, the watchdog does not notice."""
+    """Each thread's first write and sync take seconds: starts and ends tell, the watchdog does not notice."""
     if not shutil.which("strace"):
         assert os.environ.get("CI") != "true", "strace is missing"
         print("strace is missing: skipped")
         return
-    slow = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e",
-            "inject=fdatasync:delay_enter=2500000:when=1"]
+    slow = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync", "-e",
+            "inject=pwrite64,fdatasync:delay_enter=2500000:when=1"]
     with Manager(slow) as manager:
         ready = manager.wait_for("READY=1")
         before = "\n".join(manager.told[:ready])

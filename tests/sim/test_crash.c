@@ -393,11 +393,12 @@ static void a_failed_sync_is_a_verdict(void **state)
     unsigned verdicts = 0;
 
     (void)state;
-    for (uint64_t call = 1; call < 12; call++) {
+    for (uint64_t call = 1; call < 24; call++) {
         struct world world;
         struct error error;
 
         world_init(&world, 9, seed + call);
+        world.process.settings.memory_path = NULL;
         assert_int_equal(process_start(&world.process, &error), 0);
         world_set_up(&world);
         world_settle(&world);
