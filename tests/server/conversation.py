@@ -297,6 +297,35 @@ def writers_and_their_tokens():
         assert two.call(MARK, mark(drive, [(0, 1)]))[0] == NOT_FOUND
 
 
+def a_connection_that_writes_to_many_drives():
+    with Daemon() as daemon:
+        one, two = daemon.client(), daemon.client()
+        drives = {}
+        for i in range(200):
+            drives["d%d" % i] = drive_id(one.must(DRIVE_ADD, drive_add("d%d" % i, MIB)))
+            one.must(BITMAP_CREATE, bitmap_create("d%d/a" % i, 4096))
+        names = random.Random(1).sample(sorted(drives), len(drives))
+        for name in names:
+            one.must(ATTACH, attach(name, "w"))
+        for name in reversed(names):
+            one.must(MARK, mark(drives[name], [(0, 1)], first=1))
+        kept, left = names[::2], names[1::2]
+        for name in left:
+            one.must(SETTLE, settle(drives[name], [(1, 1)]))
+            one.must(DETACH, struct.pack("<Q", drives[name]))
+            assert one.call(DETACH, struct.pack("<Q", drives[name]))[0] == NOT_FOUND
+        for name in names:
+            assert two.call(ATTACH, attach(name, "w"))[0] == (BUSY if name in kept else OK)
+            two.must(BITMAP_CLEAR, bitmap_range(name + "/a", 0, 0, flags=4))
+            # What is not settled stays.
+            assert two.map(name + "/a") == ([(0, 4096)] if name in kept else []), name
+        one.send(frame(STATUS) * 100)
+        one.close()
+        for name in kept:
+            answer = struct.unpack("<QQB", two.must(ATTACH, attach(name, "w")))
+            assert answer == (drives[name], MIB, 1), answer
+
+
 def maps_are_snapshots():
     with Daemon() as daemon:
         client = daemon.client()
@@ -353,4 +382,5 @@ def lists_are_whole():
 
 run([hello_comes_first, broken_framing_ends_the_connection, a_wrong_request_leaves_the_connection,
      every_error_has_its_status, bytes_may_come_in_any_pieces, replies_match_cookies,
-     a_repeat_is_not_done_twice, writers_and_their_tokens, maps_are_snapshots, lists_are_whole])
+     a_repeat_is_not_done_twice, writers_and_their_tokens, a_connection_that_writes_to_many_drives,
+     maps_are_snapshots, lists_are_whole])
