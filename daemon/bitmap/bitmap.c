@@ -2,7 +2,7 @@
 /*
  * A bitmap's lifetime: geometry, the table of chunks, the buffers behind them
  * and the spares.  What the bits mean is in change.c (writing), query.c
- * (reading), copy.c (snapshots, resizing, loading) and merge.c.
+ * (reading), copy.c (snapshots, resizing), load.c and merge.c.
  *
  * Bitmap and table are one allocation of 24 bytes a chunk, so an empty bitmap
  * costs next to nothing and a dense one little more than its bits.
@@ -54,13 +54,22 @@ int bitmap_new(uint64_t size_bytes, uint32_t granularity, uint32_t chunk_bytes, 
     return 0;
 }
 
+static void buffer_free(struct buffer *buffer)
+{
+    if (buffer && buffer->slab) {
+        slab_give(buffer);
+    } else {
+        free(buffer);
+    }
+}
+
 static void spares_free(struct bitmap *bitmap, uint32_t full_kept)
 {
     while (bitmap->spares.full_count > full_kept) {
         struct buffer *spare = bitmap->spares.full;
         bitmap->spares.full = spare->next;
         bitmap->spares.full_count--;
-        free(spare);
+        buffer_free(spare);
     }
 }
 
@@ -73,7 +82,7 @@ void bitmap_free(struct bitmap *bitmap)
         buffer_unref(bitmap->table[i].buffer);
     }
     spares_free(bitmap, 0);
-    free(bitmap->spares.tail);
+    buffer_free(bitmap->spares.tail);
     free(bitmap);
 }
 
@@ -128,26 +137,31 @@ uint64_t bitmap_memory_bytes(const struct bitmap *bitmap)
     return bytes + bitmap->spares.full_count * buffer_bytes(bitmap, 0);
 }
 
-struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk)
+static struct buffer *buffer_alloc(size_t bytes)
 {
-    struct buffer *buffer = malloc(buffer_bytes(bitmap, chunk));
+    struct buffer *buffer = malloc(bytes);
     if (buffer) {
         buffer->references = 1;
+        buffer->slab = NULL;
     }
     return buffer;
+}
+
+struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk)
+{
+    return buffer_alloc(buffer_bytes(bitmap, chunk));
+}
+
+struct buffer *buffer_new_full(const struct bitmap *bitmap)
+{
+    return buffer_alloc(sizeof(struct buffer) + bitmap->chunk_bytes);
 }
 
 void buffer_unref(struct buffer *buffer)
 {
     if (buffer && --buffer->references == 0) {
-        free(buffer);
+        buffer_free(buffer);
     }
-}
-
-/* Whether the chunk is a last one that is shorter than the others, even by the word. */
-static bool chunk_is_short(const struct bitmap *bitmap, uint32_t chunk)
-{
-    return chunk_words(bitmap, chunk) != bits_words(UINT32_C(1) << bitmap->chunk_shift);
 }
 
 void need_add(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_need *need)
@@ -229,7 +243,7 @@ static void buffer_release(struct bitmap *bitmap, uint32_t chunk, struct buffer 
     } else if (!spares->tail) {
         spares->tail = buffer;
     } else {
-        free(buffer);
+        buffer_free(buffer);
     }
 }
 

@@ -19,12 +19,15 @@
  *   - a buffer with more than one reference is never written to.
  */
 
+struct slab;
+
 /* Bits of one dense chunk. */
 struct buffer {
     union {
         uint32_t references;
         struct buffer *next; /* while it is a spare */
     };
+    struct slab *slab; /* that it is in; NULL: it is in the heap */
     uint64_t words[];
 };
 
@@ -73,6 +76,12 @@ static inline uint32_t chunk_granules(const struct bitmap *bitmap, uint32_t chun
 static inline uint32_t chunk_words(const struct bitmap *bitmap, uint32_t chunk)
 {
     return bits_words(chunk_granules(bitmap, chunk));
+}
+
+/* Whether the chunk is a last one that is shorter than the others, even by the word. */
+static inline bool chunk_is_short(const struct bitmap *bitmap, uint32_t chunk)
+{
+    return chunk_words(bitmap, chunk) != bits_words(UINT32_C(1) << bitmap->chunk_shift);
 }
 
 static inline enum bitmap_chunk_kind chunk_kind(const struct chunk *chunk)
@@ -136,7 +145,20 @@ static inline uint64_t granules_to_bytes(const struct bitmap *bitmap, uint64_t g
 
 /* A buffer for @chunk, with undefined bits and one reference; NULL when there is no memory. */
 struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk);
+/* The same of full size, even where no chunk is. */
+struct buffer *buffer_new_full(const struct bitmap *bitmap);
 void buffer_unref(struct buffer *buffer); /* takes NULL */
+
+/*
+ * Memory for @buffers of full size, for one bitmap.  NULL where it would gain nothing, or there is
+ * none in one piece: then they come from the heap.  The caller has a reference.
+ */
+struct slab *slab_new(const struct bitmap *bitmap, uint32_t buffers);
+void slab_unref(struct slab *slab); /* takes NULL */
+/* The one with index @index, taken once: as buffer_new(), but cannot fail. */
+struct buffer *slab_take(struct slab *slab, uint32_t index);
+/* Gives it back, for ever. */
+void slab_give(struct buffer *buffer);
 
 /* Has at least as many spares.  -ENOMEM leaves them as they were. */
 int spares_ensure(struct bitmap *bitmap, const struct bitmap_need *need);

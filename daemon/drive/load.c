@@ -35,19 +35,23 @@ void start_unknown_all(struct model *model, uint64_t sequence, const char *reaso
 
 /* Reads the bits of one bitmap; what cannot be read is dirty, and the bitmap unknown. */
 static int load_bits(struct container *container, uint32_t index, struct drive_bitmap *bitmap,
-                     uint8_t *buffer, uint64_t sequence)
+                     uint32_t clusters, uint64_t sequence)
 {
     uint32_t chunks = bitmap_chunks(bitmap->bits);
+    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {0};
 
+    bitmap_loader_init(&loader, bitmap->bits, clusters);
     for (uint32_t i = 0; i < chunks; i++) {
         enum container_cluster_kind kind;
-        struct bitmap_chunk_view view;
         struct error error;
 
-        bitmap_chunk(bitmap->bits, i, &view);
-        int r = container_bitmap_read(container, index, i, buffer, &kind, &error);
+        void *space = bitmap_loader_space(&loader);
+        if (!space) {
+            return -ENOMEM;
+        }
+        int r = container_bitmap_read(container, index, i, space, &kind, &error);
         if (r == 0 && kind == CONTAINER_DATA) {
-            r = bitmap_load_chunk(bitmap->bits, i, buffer, view.length_bytes, 0);
+            r = bitmap_loader_take(&loader, i, 0);
             if (r == -ENOMEM) {
                 return r;
             }
@@ -112,7 +116,7 @@ void start_rename_replaced(struct model *model)
 }
 
 static int load_bitmap(struct model *model, struct container *container,
-                       struct drive_bitmap *bitmap, uint8_t *buffer, uint64_t sequence)
+                       struct drive_bitmap *bitmap, uint64_t sequence)
 {
     struct container_bitmap_info entry;
     char name[BITMAP_FULL_NAME_BYTES];
@@ -150,7 +154,7 @@ static int load_bitmap(struct model *model, struct container *container,
     if (!bitmap->bits) {
         return 0; /* sealed: read when somebody asks */
     }
-    return load_bits(container, index, bitmap, buffer, sequence);
+    return load_bits(container, index, bitmap, entry.allocated_clusters, sequence);
 }
 
 /*
@@ -190,14 +194,13 @@ static int sort_entries(struct model *model, struct container *container,
 int start_load(struct model *model, struct container *container, const struct container_info *info,
                uint64_t sequence, struct error *error)
 {
-    CLEANUP_FREE uint8_t *buffer = malloc(info->cluster_size);
-    int r = buffer ? sort_entries(model, container, info) : -ENOMEM;
+    int r = sort_entries(model, container, info);
 
     struct drive_bitmap *bitmap;
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
         if (r == 0) {
             progress_piece();
-            r = load_bitmap(model, container, bitmap, buffer, sequence);
+            r = load_bitmap(model, container, bitmap, sequence);
         }
     }
     return r < 0 ? error_set_errno(error, r, "cannot load the bitmaps") : 0;
