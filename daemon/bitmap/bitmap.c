@@ -16,6 +16,10 @@
 
 #define SPARES_KEPT 2u /* of full size: a range cuts its first and its last chunk at most */
 
+/* Buffers from the heap before a slab, which can have more memory than its buffers in use by one
+ * huge page, of twice as many. */
+#define HEAP_FIRST 16u
+
 static uint8_t log2_exact(uint64_t power_of_two)
 {
     return (uint8_t)__builtin_ctzll(power_of_two);
@@ -83,6 +87,7 @@ void bitmap_free(struct bitmap *bitmap)
     }
     spares_free(bitmap, 0);
     buffer_free(bitmap->spares.tail);
+    slab_unref(bitmap->slab);
     free(bitmap);
 }
 
@@ -147,14 +152,29 @@ static struct buffer *buffer_alloc(size_t bytes)
     return buffer;
 }
 
-struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk)
+struct buffer *buffer_new_full(struct bitmap *bitmap)
 {
-    return buffer_alloc(buffer_bytes(bitmap, chunk));
+    if (bitmap->expects_many && !bitmap->slab && ++bitmap->since_expected > HEAP_FIRST) {
+        bitmap->slab = slab_new(bitmap, bitmap->chunks);
+    }
+    struct buffer *buffer = slab_take(bitmap->slab);
+    return buffer ? buffer : buffer_alloc(sizeof *buffer + bitmap->chunk_bytes);
 }
 
-struct buffer *buffer_new_full(const struct bitmap *bitmap)
+struct buffer *buffer_new(struct bitmap *bitmap, uint32_t chunk)
 {
-    return buffer_alloc(sizeof(struct buffer) + bitmap->chunk_bytes);
+    return chunk_is_short(bitmap, chunk) ? buffer_alloc(buffer_bytes(bitmap, chunk))
+                                         : buffer_new_full(bitmap);
+}
+
+void bitmap_expect_many(struct bitmap *bitmap, bool expected)
+{
+    bitmap->expects_many = expected;
+    if (!expected) {
+        slab_unref(bitmap->slab);
+        bitmap->slab = NULL;
+        bitmap->since_expected = 0;
+    }
 }
 
 void buffer_unref(struct buffer *buffer)

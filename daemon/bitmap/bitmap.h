@@ -130,6 +130,12 @@ void bitmap_set(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_
  */
 bool bitmap_set_quickly(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
 
+/*
+ * While @expected, memory is taken in large pieces once some has been: for many changes none of
+ * which is waited for by itself, since such a piece takes the kernel long at once.
+ */
+void bitmap_expect_many(struct bitmap *bitmap, bool expected);
+
 /* Brings the bit of byte @offset of the drive near the processor, for who looks at it soon. */
 void bitmap_prefetch(const struct bitmap *bitmap, uint64_t offset);
 
@@ -231,7 +237,6 @@ struct bitmap_loader {
     struct bitmap *bitmap;
     struct buffer *space; /* not taken yet */
     struct slab *slab;
-    uint32_t slab_buffers, slab_taken;
 };
 
 /* @chunks: for about so many memory is taken in one piece, or is when it is used. */

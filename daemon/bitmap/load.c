@@ -16,7 +16,6 @@ void bitmap_loader_init(struct bitmap_loader *loader, struct bitmap *bitmap, uin
     uint32_t buffers = chunks < bitmap->chunks ? chunks : bitmap->chunks;
 
     *loader = (struct bitmap_loader){.bitmap = bitmap, .slab = slab_new(bitmap, buffers)};
-    loader->slab_buffers = loader->slab ? buffers : 0;
 }
 
 void bitmap_loader_deinit(struct bitmap_loader *loader)
@@ -27,9 +26,10 @@ void bitmap_loader_deinit(struct bitmap_loader *loader)
 
 void *bitmap_loader_space(struct bitmap_loader *loader)
 {
-    if (!loader->space && loader->slab_taken < loader->slab_buffers) {
-        loader->space = slab_take(loader->slab, loader->slab_taken++);
-    } else if (!loader->space) {
+    if (!loader->space) {
+        loader->space = slab_take(loader->slab);
+    }
+    if (!loader->space) {
         loader->space = buffer_new_full(loader->bitmap);
     }
     return loader->space ? loader->space->words : NULL;

@@ -8,9 +8,8 @@
  * Only whole huge pages are asked for: there is no more memory in use than that
  * of the buffers.
  *
- * A slab is filled once, by a loader, and never again: what changes take later
- * comes from the heap.  The pages of each buffer go back to the kernel as it is
- * freed, and the mapping with the last one.
+ * A buffer is taken once from a slab and never again.  Its pages go back to the
+ * kernel as it is freed, and the mapping with the last one.
  */
 #include "daemon/bitmap/internal.h"
 
@@ -26,7 +25,8 @@ struct slab {
     void *mapping;
     size_t mapped_bytes;
     size_t buffer_bytes;
-    uint32_t references; /* buffers, and a loader */
+    uint32_t buffers, taken;
+    uint32_t references; /* buffers in use, and who takes them */
 };
 
 struct slab *slab_new(const struct bitmap *bitmap, uint32_t buffers)
@@ -50,6 +50,7 @@ struct slab *slab_new(const struct bitmap *bitmap, uint32_t buffers)
     *slab = (struct slab){.mapping = mapping,
                           .mapped_bytes = mapped_bytes,
                           .buffer_bytes = buffer_bytes,
+                          .buffers = buffers,
                           .references = 1};
     return slab;
 }
@@ -61,9 +62,12 @@ void slab_unref(struct slab *slab)
     }
 }
 
-struct buffer *slab_take(struct slab *slab, uint32_t index)
+struct buffer *slab_take(struct slab *slab)
 {
-    uint8_t *at = (uint8_t *)(slab + 1) + index * slab->buffer_bytes;
+    if (!slab || slab->taken == slab->buffers) {
+        return NULL;
+    }
+    uint8_t *at = (uint8_t *)(slab + 1) + slab->taken++ * slab->buffer_bytes;
     struct buffer *buffer = (struct buffer *)(void *)at;
 
     slab->references++;

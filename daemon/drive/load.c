@@ -199,7 +199,7 @@ int start_load(struct model *model, struct container *container, const struct co
     struct drive_bitmap *bitmap;
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
         if (r == 0) {
-            progress_piece();
+            progress_pieces(1);
             r = load_bitmap(model, container, bitmap, sequence);
         }
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A large bitmap as it is loaded: its chunks are in one piece of memory, which
- * goes back in parts, in whatever order snapshots, resizing and changes let go.
+ * Large bitmaps as they are loaded or replayed: their chunks are in one piece of
+ * memory, which goes back in parts, in whatever order snapshots, resizing and
+ * changes let go.
  */
 #include "daemon/bitmap/bitmap.h"
 #include "tests/bitmap/alloc_fault.h"
@@ -112,6 +113,38 @@ static void test_memory_goes_back(void **state)
     bitmap_free(bitmap);
 }
 
+/* What changes take when many of them are expected: a little of the heap, then large pieces. */
+static void test_many_changes(void **state)
+{
+    struct bitmap *bitmap, *snapshot;
+
+    (void)state;
+    assert_int_equal(bitmap_new(CHUNKS * CHUNK - GRANULE, GRANULE, CHUNK_BYTES, &bitmap), 0);
+    for (unsigned pass = 0; pass < 2; pass++) {
+        bitmap_expect_many(bitmap, true);
+        bitmap_expect_many(bitmap, true);
+        (void)alloc_count();
+        for (uint32_t i = 0; i < CHUNKS; i++) {
+            set(bitmap, i * CHUNK + 2 * GRANULE, GRANULE, 2);
+            assert_int_equal(alloc_count(), i < 16);
+        }
+        assert_int_equal(bitmap_count(bitmap), CHUNKS);
+        assert_int_equal(bitmap_snapshot(bitmap, &snapshot), 0);
+        set(bitmap, 0, 2 * GRANULE, 3); /* all that is left is taken, and more */
+        for (uint32_t i = 1; i < CHUNKS; i++) {
+            set(bitmap, i * CHUNK, GRANULE, 3);
+        }
+        assert_int_equal(bitmap_count(snapshot), CHUNKS);
+        assert_int_equal(bitmap_count(bitmap), 2 * CHUNKS + 1);
+        bitmap_expect_many(bitmap, false);
+        bitmap_free(snapshot);
+        assert_int_equal(bitmap_count(bitmap), 2 * CHUNKS + 1);
+        bitmap_clear_all(bitmap, 4);
+    }
+    bitmap_expect_many(bitmap, true);
+    bitmap_free(bitmap);
+}
+
 /* More announced than there are, or too few to be worth it. */
 static void test_announced(void **state)
 {
@@ -128,6 +161,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lifetimes),
         cmocka_unit_test(test_memory_goes_back),
+        cmocka_unit_test(test_many_changes),
         cmocka_unit_test(test_announced),
     };
 
