@@ -254,6 +254,12 @@ void *bitmap_loader_space(struct bitmap_loader *loader);
  */
 int bitmap_loader_take(struct bitmap_loader *loader, uint32_t chunk, uint64_t version);
 
+/*
+ * Chunks [@from, @to) of @source, a bitmap of the same shape, become those of @target, and zeros
+ * there.  So two threads can load a bitmap, each into one of its own.
+ */
+void bitmap_move_chunks(struct bitmap *target, struct bitmap *source, uint32_t from, uint32_t to);
+
 /* The highest version of any chunk: whether anything changed since.  Looks at every chunk. */
 uint64_t bitmap_version(const struct bitmap *bitmap);
 

@@ -75,3 +75,18 @@ int bitmap_loader_take(struct bitmap_loader *loader, uint32_t chunk, uint64_t ve
     chunk_replace(bitmap, chunk, buffer, dirty, version);
     return 0;
 }
+
+void bitmap_move_chunks(struct bitmap *target, struct bitmap *source, uint32_t from, uint32_t to)
+{
+    assert(target->granules == source->granules && target->chunk_shift == source->chunk_shift);
+    assert(from <= to && to <= target->chunks);
+
+    for (uint32_t i = from; i < to; i++) {
+        struct chunk moved = source->table[i];
+        if (moved.buffer) {
+            moved.buffer->references++;
+        }
+        chunk_replace(source, i, NULL, 0, 0);
+        chunk_replace(target, i, moved.buffer, moved.dirty, moved.version);
+    }
+}

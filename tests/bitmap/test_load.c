@@ -145,6 +145,28 @@ static void test_many_changes(void **state)
     bitmap_free(bitmap);
 }
 
+/* A half that another thread has loaded. */
+static void test_halves(void **state)
+{
+    struct bitmap *bitmap = loaded(CHUNKS), *half = loaded(CHUNKS);
+    const uint64_t dirty = CHUNK / GRANULE / 4, all = CHUNK / GRANULE;
+
+    (void)state;
+    set(bitmap, 0, CHUNK, 2);
+    set(bitmap, 39 * CHUNK, GRANULE * 4, 3);
+    set(half, 37 * CHUNK, CHUNK, 4);
+    bitmap_clear(half, 38 * CHUNK, CHUNK, 5);
+    bitmap_move_chunks(bitmap, half, 20, 39);
+    assert_int_equal(bitmap_count(bitmap), 2 * all + 37 * dirty + 3);
+    assert_int_equal(bitmap_count(half), 21 * dirty);
+    assert_int_equal(bitmap_version(half), 1);
+    assert_int_equal(bitmap_version(bitmap), 5);
+    bitmap_free(half);
+    set(bitmap, 20 * CHUNK + GRANULE, GRANULE, 6);
+    assert_int_equal(bitmap_count(bitmap), 2 * all + 37 * dirty + 4);
+    bitmap_free(bitmap);
+}
+
 /* More announced than there are, or too few to be worth it. */
 static void test_announced(void **state)
 {
@@ -159,9 +181,8 @@ static void test_announced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lifetimes),
-        cmocka_unit_test(test_memory_goes_back),
-        cmocka_unit_test(test_many_changes),
+        cmocka_unit_test(test_lifetimes),    cmocka_unit_test(test_memory_goes_back),
+        cmocka_unit_test(test_many_changes), cmocka_unit_test(test_halves),
         cmocka_unit_test(test_announced),
     };
 
