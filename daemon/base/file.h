@@ -13,8 +13,9 @@
  * vtable, so that a simulated disk can stand in for the kernel's.
  *
  * Calls block, so they are made on a worker's thread and never on the event
- * loop, but for files in memory.  One thread at a time may use a file.  All offsets and lengths are
- * in bytes.  Every call returns 0 or -errno.
+ * loop, but for files in memory.  One thread at a time may use a file, but that several may read
+ * one that has a descriptor.  All offsets and lengths are in bytes.  Every call returns 0 or
+ * -errno.
  */
 struct file;
 

@@ -20,9 +20,9 @@ void progress_begin(const char *words, uint64_t total)
     progress_move();
 }
 
-void progress_piece(void)
+void progress_pieces(uint64_t count)
 {
-    (void)atomic_fetch_add_explicit(&pieces, 1, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&pieces, count, memory_order_relaxed);
     progress_move();
 }
 

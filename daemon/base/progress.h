@@ -15,8 +15,8 @@
  * when it has none that are worth telling. */
 void progress_begin(const char *words, uint64_t total);
 
-/* One piece is done. */
-void progress_piece(void);
+/* So many more pieces are done. */
+void progress_pieces(uint64_t count);
 
 /* Something has moved: a record was applied, a call of I/O has returned. */
 void progress_move(void);

@@ -170,8 +170,9 @@ void worker_submit(struct worker *worker, struct work *work)
     pthread_mutex_lock(&worker->lock);
     assert(!worker->stop);
     TAILQ_INSERT_TAIL(&worker->todo, work, entry);
-    pthread_cond_broadcast(&worker->wake);
     pthread_mutex_unlock(&worker->lock);
+    /* Behind the lock, or the thread wakes up only to wait for that. */
+    pthread_cond_broadcast(&worker->wake);
 }
 
 void worker_close(struct worker *worker, void (*closed)(struct worker *worker))

@@ -2,7 +2,7 @@
 /*
  * A bitmap's lifetime: geometry, the table of chunks, the buffers behind them
  * and the spares.  What the bits mean is in change.c (writing), query.c
- * (reading), copy.c (snapshots, resizing, loading) and merge.c.
+ * (reading), copy.c (snapshots, resizing), load.c and merge.c.
  *
  * Bitmap and table are one allocation of 24 bytes a chunk, so an empty bitmap
  * costs next to nothing and a dense one little more than its bits.
@@ -15,6 +15,10 @@
 #include <stdlib.h>
 
 #define SPARES_KEPT 2u /* of full size: a range cuts its first and its last chunk at most */
+
+/* Buffers from the heap before a slab, which can have more memory than its buffers in use by one
+ * huge page, of twice as many. */
+#define HEAP_FIRST 16u
 
 static uint8_t log2_exact(uint64_t power_of_two)
 {
@@ -54,13 +58,22 @@ int bitmap_new(uint64_t size_bytes, uint32_t granularity, uint32_t chunk_bytes, 
     return 0;
 }
 
+static void buffer_free(struct buffer *buffer)
+{
+    if (buffer && buffer->slab) {
+        slab_give(buffer);
+    } else {
+        free(buffer);
+    }
+}
+
 static void spares_free(struct bitmap *bitmap, uint32_t full_kept)
 {
     while (bitmap->spares.full_count > full_kept) {
         struct buffer *spare = bitmap->spares.full;
         bitmap->spares.full = spare->next;
         bitmap->spares.full_count--;
-        free(spare);
+        buffer_free(spare);
     }
 }
 
@@ -73,7 +86,8 @@ void bitmap_free(struct bitmap *bitmap)
         buffer_unref(bitmap->table[i].buffer);
     }
     spares_free(bitmap, 0);
-    free(bitmap->spares.tail);
+    buffer_free(bitmap->spares.tail);
+    slab_unref(bitmap->slab);
     free(bitmap);
 }
 
@@ -128,26 +142,46 @@ uint64_t bitmap_memory_bytes(const struct bitmap *bitmap)
     return bytes + bitmap->spares.full_count * buffer_bytes(bitmap, 0);
 }
 
-struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk)
+static struct buffer *buffer_alloc(size_t bytes)
 {
-    struct buffer *buffer = malloc(buffer_bytes(bitmap, chunk));
+    struct buffer *buffer = malloc(bytes);
     if (buffer) {
         buffer->references = 1;
+        buffer->slab = NULL;
     }
     return buffer;
+}
+
+struct buffer *buffer_new_full(struct bitmap *bitmap)
+{
+    if (bitmap->expects_many && !bitmap->slab && ++bitmap->since_expected > HEAP_FIRST) {
+        bitmap->slab = slab_new(bitmap, bitmap->chunks);
+    }
+    struct buffer *buffer = slab_take(bitmap->slab);
+    return buffer ? buffer : buffer_alloc(sizeof *buffer + bitmap->chunk_bytes);
+}
+
+struct buffer *buffer_new(struct bitmap *bitmap, uint32_t chunk)
+{
+    return chunk_is_short(bitmap, chunk) ? buffer_alloc(buffer_bytes(bitmap, chunk))
+                                         : buffer_new_full(bitmap);
+}
+
+void bitmap_expect_many(struct bitmap *bitmap, bool expected)
+{
+    bitmap->expects_many = expected;
+    if (!expected) {
+        slab_unref(bitmap->slab);
+        bitmap->slab = NULL;
+        bitmap->since_expected = 0;
+    }
 }
 
 void buffer_unref(struct buffer *buffer)
 {
     if (buffer && --buffer->references == 0) {
-        free(buffer);
+        buffer_free(buffer);
     }
-}
-
-/* Whether the chunk is a last one that is shorter than the others, even by the word. */
-static bool chunk_is_short(const struct bitmap *bitmap, uint32_t chunk)
-{
-    return chunk_words(bitmap, chunk) != bits_words(UINT32_C(1) << bitmap->chunk_shift);
 }
 
 void need_add(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_need *need)
@@ -229,7 +263,7 @@ static void buffer_release(struct bitmap *bitmap, uint32_t chunk, struct buffer 
     } else if (!spares->tail) {
         spares->tail = buffer;
     } else {
-        free(buffer);
+        buffer_free(buffer);
     }
 }
 

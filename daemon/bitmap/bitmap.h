@@ -130,6 +130,12 @@ void bitmap_set(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_
  */
 bool bitmap_set_quickly(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
 
+/*
+ * While @expected, memory is taken in large pieces once some has been: for many changes none of
+ * which is waited for by itself, since such a piece takes the kernel long at once.
+ */
+void bitmap_expect_many(struct bitmap *bitmap, bool expected);
+
 /* Brings the bit of byte @offset of the drive near the processor, for who looks at it soon. */
 void bitmap_prefetch(const struct bitmap *bitmap, uint64_t offset);
 
@@ -224,13 +230,35 @@ int bitmap_resized(const struct bitmap *bitmap, uint64_t size_bytes, uint64_t ve
 void bitmap_chunk(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_chunk_view *ret);
 
 /*
- * Replaces chunk @chunk by @bits (@length_bytes as bitmap_chunk_view says),
- * as read from the container.  -EINVAL for another length or bits beyond the
- * last granule that are not 0; -ENOMEM; both leave the chunk as it was.  Its
- * version becomes @version.
+ * Chunks as read from the container, each in two steps: the bytes go to bitmap_loader_space(), then
+ * bitmap_loader_take() makes a chunk of them.
  */
-int bitmap_load_chunk(struct bitmap *bitmap, uint32_t chunk, const void *bits,
-                      uint32_t length_bytes, uint64_t version);
+struct bitmap_loader {
+    struct bitmap *bitmap;
+    struct buffer *space; /* not taken yet */
+    struct slab *slab;
+};
+
+/* @chunks: for about so many memory is taken in one piece, or is when it is used. */
+void bitmap_loader_init(struct bitmap_loader *loader, struct bitmap *bitmap, uint32_t chunks);
+void bitmap_loader_deinit(struct bitmap_loader *loader); /* the chunks stay */
+
+/* bitmap_chunk_bytes() bytes, undefined at first; the same until they are taken.  NULL when there
+ * is no memory. */
+void *bitmap_loader_space(struct bitmap_loader *loader);
+
+/*
+ * Chunk @chunk becomes what is in the space.  Bytes there beyond bitmap_chunk_view.length_bytes are
+ * ignored.  -EINVAL for bits beyond the last granule that are not 0, -ENOMEM; both leave the
+ * chunk as it was.  Its version becomes @version.
+ */
+int bitmap_loader_take(struct bitmap_loader *loader, uint32_t chunk, uint64_t version);
+
+/*
+ * Chunks [@from, @to) of @source, a bitmap of the same shape, become those of @target, and zeros
+ * there.  So two threads can load a bitmap, each into one of its own.
+ */
+void bitmap_move_chunks(struct bitmap *target, struct bitmap *source, uint32_t from, uint32_t to);
 
 /* The highest version of any chunk: whether anything changed since.  Looks at every chunk. */
 uint64_t bitmap_version(const struct bitmap *bitmap);

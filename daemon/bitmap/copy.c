@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Bitmaps made from others, and chunks made from bytes.  Copies share dense
- * buffers; whoever changes such a chunk first takes a buffer of its own
- * (change.c), so a copy costs its table only.
+ * Bitmaps made from others.  Copies share dense buffers; whoever changes such a
+ * chunk first takes a buffer of its own (change.c), so a copy costs its table
+ * only.
  */
 #include "daemon/bitmap/internal.h"
 
@@ -126,39 +126,5 @@ int bitmap_resized(const struct bitmap *bitmap, uint64_t size_bytes, uint64_t ve
         resized->table[i].version = version;
     }
     *ret = STEAL(resized);
-    return 0;
-}
-
-/* Whether the last byte of a chunk's bits has any beyond its last granule. */
-static bool has_spare_bits(const uint8_t *bits, uint32_t length_bytes, uint32_t granules)
-{
-    uint32_t used = granules % 8;
-
-    return used != 0 && bits[length_bytes - 1] >> used != 0;
-}
-
-int bitmap_load_chunk(struct bitmap *bitmap, uint32_t chunk, const void *bits,
-                      uint32_t length_bytes, uint64_t version)
-{
-    assert(chunk < bitmap->chunks);
-    uint32_t granules = chunk_granules(bitmap, chunk);
-    uint32_t words = chunk_words(bitmap, chunk);
-
-    if (length_bytes != (granules + 7) / 8 || has_spare_bits(bits, length_bytes, granules)) {
-        return -EINVAL;
-    }
-    /* Bytes from elsewhere have no alignment, and may end within a word: copy, then judge. */
-    struct buffer *buffer = buffer_new(bitmap, chunk);
-    if (!buffer) {
-        return -ENOMEM;
-    }
-    buffer->words[words - 1] = 0;
-    memcpy(buffer->words, bits, length_bytes);
-    uint32_t dirty = bits_count(buffer->words, 0, granules);
-    if (dirty == 0 || dirty == granules) {
-        buffer_unref(buffer);
-        buffer = NULL;
-    }
-    chunk_replace(bitmap, chunk, buffer, dirty, version);
     return 0;
 }

@@ -254,10 +254,54 @@ int container_bitmap_find(const struct container *c, uint64_t id, uint32_t *ret_
     return 0;
 }
 
+/*
+ * Reads a cluster and its CRC, but notes nothing.  0, positive when the CRC is not that of the
+ * slot, or what the file says.
+ */
+static int cluster_read(const struct container *c, const struct entry *e, uint32_t l1_index,
+                        void *buffer, enum container_cluster_kind *ret_kind, uint32_t *ret_crc)
+{
+    struct slot slot = e->slots ? e->slots[l1_index] : (struct slot){0};
+    uint32_t cluster = slot.where & SLOT_CLUSTER;
+
+    if (cluster == 0 || (slot.where & SLOT_ZERO)) {
+        *ret_kind = CONTAINER_ZEROS;
+        return 0;
+    }
+    uint64_t offset = (uint64_t)cluster << c->header.cluster_bits;
+    int r = file_read(c->file, buffer, cluster_bytes(c), offset);
+    if (r < 0) {
+        return r;
+    }
+    *ret_crc = e->has_crcs ? crc32c(0, buffer, cluster_bytes(c)) : slot.crc;
+    if (*ret_crc != slot.crc) {
+        return 1;
+    }
+    *ret_kind = CONTAINER_DATA;
+    return 0;
+}
+
+bool container_bitmap_try(const struct container *c, uint32_t index, uint32_t l1_index,
+                          void *buffer, enum container_cluster_kind *ret_kind)
+{
+    uint32_t crc;
+
+    if (index >= c->directory.n || l1_index >= c->directory.entries[index]->l1_entries ||
+        c->directory.entries[index]->unreadable) {
+        return false;
+    }
+    return cluster_read(c, c->directory.entries[index], l1_index, buffer, ret_kind, &crc) == 0;
+}
+
+bool container_can_try(const struct container *c)
+{
+    return file_descriptor(c->file) >= 0;
+}
+
 int container_bitmap_read(struct container *c, uint32_t index, uint32_t l1_index, void *buffer,
                           enum container_cluster_kind *ret_kind, struct error *error)
 {
-    int r;
+    uint32_t crc;
 
     if (index >= c->directory.n || l1_index >= c->directory.entries[index]->l1_entries) {
         return error_set(error, -EINVAL, "no L1 index %" PRIu32 " in bitmap %" PRIu32, l1_index,
@@ -267,32 +311,25 @@ int container_bitmap_read(struct container *c, uint32_t index, uint32_t l1_index
     if (e->unreadable) {
         return error_set(error, -EBADMSG, "bitmap \"%s\": %s", e->name, e->damage);
     }
-    struct slot slot = e->slots ? e->slots[l1_index] : (struct slot){0};
-    uint32_t cluster = slot.where & SLOT_CLUSTER;
-    if (cluster == 0 || (slot.where & SLOT_ZERO)) {
-        *ret_kind = CONTAINER_ZEROS;
+    int r = cluster_read(c, e, l1_index, buffer, ret_kind, &crc);
+    if (r == 0) {
         return 0;
     }
-    uint64_t offset = (uint64_t)cluster << c->header.cluster_bits;
-    r = file_read(c->file, buffer, cluster_bytes(c), offset);
+    struct slot slot = e->slots[l1_index];
+    uint64_t offset = (uint64_t)(slot.where & SLOT_CLUSTER) << c->header.cluster_bits;
     if (r < 0) {
         return error_set_errno(
             error, r, "bitmap \"%s\": cannot read its cluster %" PRIu32 " at offset %" PRIu64,
             e->name, l1_index, offset);
     }
-    uint32_t crc = e->has_crcs ? crc32c(0, buffer, cluster_bytes(c)) : slot.crc;
-    if (crc != slot.crc) {
-        entry_damage(e,
-                     "cluster of bits %" PRIu32 " at offset %" PRIu64 ": found CRC32C 0x%08" PRIx32
-                     ", expected 0x%08" PRIx32,
-                     l1_index, offset, crc, slot.crc);
-        return error_set(error, -EBADMSG,
-                         "bitmap \"%s\", cluster of bits %" PRIu32 " at offset %" PRIu64
-                         ": found CRC32C 0x%08" PRIx32 ", expected 0x%08" PRIx32,
-                         e->name, l1_index, offset, crc, slot.crc);
-    }
-    *ret_kind = CONTAINER_DATA;
-    return 0;
+    entry_damage(e,
+                 "cluster of bits %" PRIu32 " at offset %" PRIu64 ": found CRC32C 0x%08" PRIx32
+                 ", expected 0x%08" PRIx32,
+                 l1_index, offset, crc, slot.crc);
+    return error_set(error, -EBADMSG,
+                     "bitmap \"%s\", cluster of bits %" PRIu32 " at offset %" PRIu64
+                     ": found CRC32C 0x%08" PRIx32 ", expected 0x%08" PRIx32,
+                     e->name, l1_index, offset, crc, slot.crc);
 }
 
 void container_state(const struct container *c, const void **ret_payload, size_t *ret_bytes)

@@ -185,6 +185,15 @@ enum container_cluster_kind {
 int container_bitmap_read(struct container *container, uint32_t index, uint32_t l1_index,
                           void *buffer, enum container_cluster_kind *ret_kind, struct error *error);
 
+/*
+ * The same for a second thread, while the first one is in container_bitmap_read() or in nothing:
+ * false when there is anything wrong, of which nothing is noted; that call will tell.
+ * container_can_try(): whether this file can be read by two threads.
+ */
+bool container_bitmap_try(const struct container *container, uint32_t index, uint32_t l1_index,
+                          void *buffer, enum container_cluster_kind *ret_kind);
+bool container_can_try(const struct container *container);
+
 /* The opaque payload of the last commit; borrowed until the next commit or close. */
 void container_state(const struct container *container, const void **ret_payload,
                      size_t *ret_bytes);

@@ -3,9 +3,11 @@
  * The bridge between the event loop and the catalog's thread.
  *
  * Events are copied into a batch; one batch at a time is on the worker, and
- * the next one gathers meanwhile.  The catalog is opened by the first batch,
- * so that a slow disk does not delay the start.  A catalog that fails is
- * reported once and tried again with the next batch.
+ * the next one gathers meanwhile.  A batch waits a moment before it goes there:
+ * what it tells of is about to be committed and answered, and processors may be
+ * few.  The catalog is opened by the first batch, so that a slow disk does not
+ * delay the start.  A catalog that fails is reported once and tried again with
+ * the next batch.
  */
 #include "daemon/drive/history.h"
 
@@ -16,6 +18,8 @@
 
 #include <string.h>
 #include <time.h>
+
+#define GATHER_MS 50u
 
 struct batch {
     struct work work;
@@ -29,6 +33,7 @@ struct batch {
 
 struct history {
     struct worker worker;
+    uv_timer_t timer;
     char *path;
     uint32_t events_max;
     struct catalog *catalog; /* worker's thread */
@@ -68,6 +73,8 @@ int history_new(uv_loop_t *loop, const char *path, uint32_t events_max, struct h
     if (r < 0) {
         return r;
     }
+    (void)uv_timer_init(loop, &history->timer); /* cannot fail */
+    history->timer.data = history;
     history->path = STEAL(copy);
     *ret = STEAL(history);
     return 0;
@@ -116,7 +123,9 @@ static void batch_done(struct work *work)
     history->failing = batch->r < 0;
     history->running = NULL;
     batch_free(batch);
-    batch_submit(history);
+    if (!uv_is_active((uv_handle_t *)&history->timer)) {
+        batch_submit(history);
+    }
 }
 
 static void batch_submit(struct history *history)
@@ -127,6 +136,11 @@ static void batch_submit(struct history *history)
         history->running->work.done = batch_done;
         worker_submit(&history->worker, &history->running->work);
     }
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    batch_submit(timer->data);
 }
 
 /* Copies @text behind @cursor; NULL stays NULL. */
@@ -194,14 +208,15 @@ void history_note(struct history *history, uint64_t sequence, const char *kind, 
         history->gathering = calloc(1, sizeof *history->gathering);
         if (history->gathering) {
             history->gathering->history = history;
+            (void)uv_timer_start(&history->timer, on_timer, GATHER_MS, 0);
         }
     }
     struct batch *batch = history->gathering;
     if (!batch || batch->count >= HISTORY_QUEUE_MAX || batch_add(batch, &event) < 0) {
         history->dropped++;
-        return;
+    } else if (batch->count == HISTORY_QUEUE_MAX / 2) {
+        batch_submit(history);
     }
-    batch_submit(history);
 }
 
 bool history_is_alive(struct history *history)
@@ -223,6 +238,14 @@ static void worker_closed(struct worker *worker)
     closed(opaque);
 }
 
+static void on_timer_closed(uv_handle_t *timer)
+{
+    struct history *history = timer->data;
+
+    batch_submit(history);
+    worker_close(&history->worker, worker_closed);
+}
+
 void history_close(struct history *history, void (*closed)(void *opaque), void *opaque)
 {
     if (!history) {
@@ -231,5 +254,5 @@ void history_close(struct history *history, void (*closed)(void *opaque), void *
     }
     history->closed = closed;
     history->opaque = opaque;
-    worker_close(&history->worker, worker_closed);
+    uv_close((uv_handle_t *)&history->timer, on_timer_closed);
 }

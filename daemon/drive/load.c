@@ -2,17 +2,22 @@
 /*
  * Step 3 of the start: drives, bitmaps and their bits out of the container.
  *
- * What cannot be read is dirty, and its bitmap unknown with the reason; a
- * bitmap whose entry cannot be used at all gets a new one.
+ * Nobody is served yet, so large bitmaps are read by two threads.  What cannot be read is dirty,
+ * and its bitmap unknown with the reason; a bitmap whose entry cannot be used at all gets a new
+ * one.
  */
 #include "daemon/drive/start.h"
 
 #include "daemon/base/log.h"
 #include "daemon/base/progress.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+/* From so many on, two threads read a bitmap.  To make one takes as long as to read one of them. */
+#define CLUSTERS_HALVED 64u
 
 void start_unknown(struct drive_bitmap *bitmap, uint64_t sequence, const char *format, ...)
 {
@@ -33,21 +38,21 @@ void start_unknown_all(struct model *model, uint64_t sequence, const char *reaso
     }
 }
 
-/* Reads the bits of one bitmap; what cannot be read is dirty, and the bitmap unknown. */
-static int load_bits(struct container *container, uint32_t index, struct drive_bitmap *bitmap,
-                     uint8_t *buffer, uint64_t sequence)
+/* Reads chunks [from, to) of one bitmap; what cannot be read is dirty, and the bitmap unknown. */
+static int load_chunks(struct container *container, uint32_t index, struct drive_bitmap *bitmap,
+                       struct bitmap_loader *loader, uint32_t from, uint32_t to, uint64_t sequence)
 {
-    uint32_t chunks = bitmap_chunks(bitmap->bits);
-
-    for (uint32_t i = 0; i < chunks; i++) {
+    for (uint32_t i = from; i < to; i++) {
         enum container_cluster_kind kind;
-        struct bitmap_chunk_view view;
         struct error error;
 
-        bitmap_chunk(bitmap->bits, i, &view);
-        int r = container_bitmap_read(container, index, i, buffer, &kind, &error);
+        void *space = bitmap_loader_space(loader);
+        if (!space) {
+            return -ENOMEM;
+        }
+        int r = container_bitmap_read(container, index, i, space, &kind, &error);
         if (r == 0 && kind == CONTAINER_DATA) {
-            r = bitmap_load_chunk(bitmap->bits, i, buffer, view.length_bytes, 0);
+            r = bitmap_loader_take(loader, i, 0);
             if (r == -ENOMEM) {
                 return r;
             }
@@ -67,6 +72,77 @@ static int load_bits(struct container *container, uint32_t index, struct drive_b
         }
     }
     return 0;
+}
+
+/*
+ * The upper half of a large bitmap, which a second thread reads into a bitmap of its own, up to the
+ * first thing that is wrong: from there on, and so whatever there is to be said of it, it is the
+ * first thread's.
+ */
+struct half {
+    const struct container *container;
+    uint32_t index;
+    uint32_t from, to; /* chunks */
+    uint32_t done;     /* up to here */
+    struct bitmap *bits;
+    pthread_t thread;
+};
+
+static void *half_run(void *opaque)
+{
+    struct half *half = opaque;
+    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {0};
+
+    bitmap_loader_init(&loader, half->bits, half->to - half->from);
+    for (; half->done < half->to; half->done++) {
+        enum container_cluster_kind kind;
+        void *space = bitmap_loader_space(&loader);
+        if (!space ||
+            !container_bitmap_try(half->container, half->index, half->done, space, &kind) ||
+            (kind == CONTAINER_DATA && bitmap_loader_take(&loader, half->done, 0) < 0)) {
+            break;
+        }
+    }
+    return NULL;
+}
+
+/* Whether there is a second thread now. */
+static bool half_begin(struct half *half, const struct drive_bitmap *bitmap, uint32_t clusters)
+{
+    if (clusters < CLUSTERS_HALVED || !container_can_try(half->container) ||
+        bitmap_new(bitmap->drive->size, bitmap->granularity, bitmap_chunk_bytes(bitmap->bits),
+                   &half->bits) < 0) {
+        return false;
+    }
+    if (pthread_create(&half->thread, NULL, half_run, half) != 0) {
+        bitmap_free(half->bits);
+        return false;
+    }
+    return true;
+}
+
+static void half_end(struct half *half, struct drive_bitmap *bitmap)
+{
+    (void)pthread_join(half->thread, NULL);
+    bitmap_move_chunks(bitmap->bits, half->bits, half->from, half->done);
+    bitmap_free(half->bits);
+}
+
+static int load_bits(struct container *container, uint32_t index, struct drive_bitmap *bitmap,
+                     uint32_t clusters, uint64_t sequence)
+{
+    uint32_t chunks = bitmap_chunks(bitmap->bits), middle = chunks / 2;
+    struct half half = {
+        .container = container, .index = index, .from = middle, .to = chunks, .done = middle};
+    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {0};
+
+    bool halved = half_begin(&half, bitmap, clusters);
+    bitmap_loader_init(&loader, bitmap->bits, halved ? middle : clusters);
+    int r = load_chunks(container, index, bitmap, &loader, 0, middle, sequence);
+    if (halved) {
+        half_end(&half, bitmap);
+    }
+    return r < 0 ? r : load_chunks(container, index, bitmap, &loader, half.done, chunks, sequence);
 }
 
 /* A sealed bitmap has none yet, and needs some that say that all is dirty. */
@@ -112,7 +188,7 @@ void start_rename_replaced(struct model *model)
 }
 
 static int load_bitmap(struct model *model, struct container *container,
-                       struct drive_bitmap *bitmap, uint8_t *buffer, uint64_t sequence)
+                       struct drive_bitmap *bitmap, uint64_t sequence)
 {
     struct container_bitmap_info entry;
     char name[BITMAP_FULL_NAME_BYTES];
@@ -150,7 +226,7 @@ static int load_bitmap(struct model *model, struct container *container,
     if (!bitmap->bits) {
         return 0; /* sealed: read when somebody asks */
     }
-    return load_bits(container, index, bitmap, buffer, sequence);
+    return load_bits(container, index, bitmap, entry.allocated_clusters, sequence);
 }
 
 /*
@@ -190,14 +266,13 @@ static int sort_entries(struct model *model, struct container *container,
 int start_load(struct model *model, struct container *container, const struct container_info *info,
                uint64_t sequence, struct error *error)
 {
-    CLEANUP_FREE uint8_t *buffer = malloc(info->cluster_size);
-    int r = buffer ? sort_entries(model, container, info) : -ENOMEM;
+    int r = sort_entries(model, container, info);
 
     struct drive_bitmap *bitmap;
     RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
         if (r == 0) {
-            progress_piece();
-            r = load_bitmap(model, container, bitmap, buffer, sequence);
+            progress_pieces(1);
+            r = load_bitmap(model, container, bitmap, sequence);
         }
     }
     return r < 0 ? error_set_errno(error, r, "cannot load the bitmaps") : 0;

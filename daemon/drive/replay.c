@@ -23,6 +23,9 @@
 /* Marks of more ranges are rare, and decoded as other records are. */
 #define RANGES_MAX 64u
 
+/* Marks.  Each telling is an atomic instruction, which waits for all memory that is on its way. */
+#define TOLD_AT_ONCE 256u
+
 struct replay {
     struct model *model;
     struct replay_report *report;
@@ -31,6 +34,7 @@ struct replay {
     /* While marks of one drive follow each other. */
     struct drive *marked; /* NULL: the last record was none, or of no drive */
     uint64_t marked_from; /* count_dirty() before them */
+    uint32_t untold;      /* records that progress_pieces() does not know of */
 };
 
 /* Granules, in all bitmaps that a mark of the drive reaches. */
@@ -58,6 +62,25 @@ static void marks_begin(struct replay *replay, uint64_t drive_id)
     marks_end(replay);
     replay->marked = model_drive_by_id(replay->model, drive_id);
     replay->marked_from = replay->marked ? count_dirty(replay->marked) : 0;
+
+    struct drive_bitmap *bitmap;
+    if (replay->marked) {
+        TAILQ_FOREACH (bitmap, &replay->marked->recording, recording_entry) {
+            bitmap_expect_many(bitmap->bits, true);
+        }
+    }
+}
+
+/* From here on changes are waited for. */
+static void expect_no_more(struct model *model)
+{
+    struct drive_bitmap *bitmap;
+
+    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
+        if (bitmap->bits) {
+            bitmap_expect_many(bitmap->bits, false);
+        }
+    }
 }
 
 /* A mark that comes soon, if it is of the drive that is marked now. */
@@ -102,9 +125,12 @@ static int replay_decoded(struct replay *replay, uint64_t sequence, struct recor
                             (unsigned long long)sequence, record_type_name(record->type));
     }
     replay->report->records++;
-    progress_piece();
     if (mark) {
         replay->report->marks += record->ranges_count;
+    }
+    if (++replay->untold == TOLD_AT_ONCE || !mark) {
+        progress_pieces(replay->untold);
+        replay->untold = 0;
     }
     return 0;
 }
@@ -208,6 +234,7 @@ int replay_journal(struct model *model, const struct container_info *container, 
         r = replay_memory(&replay, &options, &found, &why);
     }
     marks_end(&replay);
+    expect_no_more(model);
     model->replaying = false;
     lose_writers(model, true);
     ret->elapsed_ns = uv_hrtime() - started;

@@ -22,11 +22,11 @@ int sealed_read(struct container *container, uint64_t id, uint64_t size, uint32_
                 uint32_t chunk_bytes, struct bitmap **ret, struct error *error)
 {
     CLEANUP(bitmap_freep) struct bitmap *bits = NULL;
-    CLEANUP_FREE uint8_t *buffer = malloc(chunk_bytes);
+    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {0};
     struct container_bitmap_info entry;
     uint32_t index;
 
-    if (!buffer || bitmap_new(size, granularity, chunk_bytes, &bits) < 0) {
+    if (bitmap_new(size, granularity, chunk_bytes, &bits) < 0) {
         return error_set(error, -ENOMEM, "out of memory");
     }
     if (container_bitmap_find(container, id, &index) < 0) {
@@ -39,19 +39,21 @@ int sealed_read(struct container *container, uint64_t id, uint64_t size, uint32_
     if (entry.granularity != granularity || entry.sectors != div_round_up(size, 512)) {
         return error_set(error, -EBADMSG, "its entry in the container's table does not fit");
     }
+    bitmap_loader_init(&loader, bits, entry.allocated_clusters);
     for (uint32_t i = 0; i < bitmap_chunks(bits); i++) {
         enum container_cluster_kind kind;
-        struct bitmap_chunk_view view;
-
-        int r = container_bitmap_read(container, index, i, buffer, &kind, error);
+        void *space = bitmap_loader_space(&loader);
+        if (!space) {
+            return error_set(error, -ENOMEM, "out of memory");
+        }
+        int r = container_bitmap_read(container, index, i, space, &kind, error);
         if (r < 0) {
             return error_prefix(error, r, "the container");
         }
         if (kind == CONTAINER_ZEROS) {
             continue;
         }
-        bitmap_chunk(bits, i, &view);
-        r = bitmap_load_chunk(bits, i, buffer, view.length_bytes, 0);
+        r = bitmap_loader_take(&loader, i, 0);
         if (r < 0) {
             return error_set(error, r == -ENOMEM ? r : -EBADMSG,
                              "cluster %u cannot be taken: it has bits beyond the drive's end", i);

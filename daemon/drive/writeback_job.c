@@ -122,7 +122,7 @@ static int job_write(struct writeback_job *job, struct container_txn *txn, struc
     progress_begin("Writing back bitmaps", job->count);
     for (uint32_t i = 0; i < job->count; i++) {
         struct job_bitmap *bitmap = &job->bitmaps[i];
-        progress_piece();
+        progress_pieces(1);
         int r = write_entry(txn, bitmap, error);
         if (r == 0) {
             r = write_chunks(txn, bitmap, ones, error);

@@ -9,6 +9,7 @@
  */
 #include "daemon/journal/internal.h"
 
+#include "proto/base/crc32c.h"
 #include "proto/base/endian.h"
 
 #include <string.h>
@@ -33,50 +34,70 @@ static bool copies(const struct journal_batch *a, const struct journal_batch *b)
            a->crc == b->crc;
 }
 
-/* Of a batch; on to the next. */
-static const uint8_t *announce(const struct replay *replay, const uint8_t *bytes)
-{
-    uint32_t length = load_le32(bytes);
+/* A place in the records of a batch. */
+struct cursor {
+    const uint8_t *bytes;
+    uint32_t left; /* bytes of the batch from there on */
+};
 
-    bytes += RECORD_LENGTH_BYTES;
-    replay->soon(replay->opaque, bytes, length);
-    return bytes + length;
+/* Steps over a record; false when the batch ends in it. */
+static bool cursor_next(struct cursor *cursor, const uint8_t **ret_bytes, uint32_t *ret_length)
+{
+    if (cursor->left < RECORD_LENGTH_BYTES) {
+        return false;
+    }
+    uint32_t length = load_le32(cursor->bytes);
+    if (length > cursor->left - RECORD_LENGTH_BYTES) {
+        return false;
+    }
+    *ret_bytes = cursor->bytes + RECORD_LENGTH_BYTES;
+    *ret_length = length;
+    cursor->bytes += RECORD_LENGTH_BYTES + length;
+    cursor->left -= RECORD_LENGTH_BYTES + length;
+    return true;
+}
+
+/* Read for the second time: the disk need not give the same again. */
+static int other_bytes(const struct replay *replay, const struct journal_found *found,
+                       struct error *error)
+{
+    return error_set(error, -EIO,
+                     "journal segment %s, batch at offset %" PRIu64
+                     ": reading it twice gave different bytes",
+                     replay->scan.sources[found->source].name, found->offset);
 }
 
 /* Hands out the records of one batch that come after the last. */
 static int replay_batch(struct replay *replay, const struct journal_found *found,
                         struct error *error)
 {
-    const struct journal_source *source = &replay->scan.sources[found->source];
     const struct journal_batch *batch = &found->batch;
-    const uint8_t *bytes, *ahead;
-    uint32_t announced = 0;
-    struct error words;
+    const uint8_t *bytes;
+    uint32_t announced = 0, length;
     int r;
 
-    r = journal_scan_read(&replay->scan, source, found->offset,
+    r = journal_scan_read(&replay->scan, &replay->scan.sources[found->source], found->offset,
                           journal_batch_padded_bytes(batch->length), &bytes, error);
     if (r < 0) {
         return r;
     }
-    bytes += BATCH_HEADER_BYTES;
-    /* Read for the second time: the disk need not give the same again. */
-    if (journal_batch_records_check(batch, bytes, &words) != JOURNAL_BATCH_COUNTS) {
-        return error_set(error, -EIO,
-                         "journal segment %s, batch at offset %" PRIu64
-                         ": reading it twice gave different bytes",
-                         source->name, found->offset);
+    struct cursor here = {bytes + BATCH_HEADER_BYTES, batch->length}, ahead = here;
+    if (crc32c(0, here.bytes, here.left) != batch->crc) {
+        return other_bytes(replay, found, error);
     }
-    ahead = bytes;
     for (uint32_t i = 0; i < batch->count; i++) {
-        while (replay->soon && announced < batch->count && announced < i + RECORDS_AHEAD) {
-            ahead = announce(replay, ahead);
-            announced++;
+        for (; announced < batch->count && announced < i + RECORDS_AHEAD; announced++) {
+            if (!cursor_next(&ahead, &bytes, &length)) {
+                return other_bytes(replay, found, error);
+            }
+            if (replay->soon) {
+                replay->soon(replay->opaque, bytes, length);
+            }
         }
         uint64_t sequence = batch->first_seq + i;
-        uint32_t length = load_le32(bytes);
-
-        bytes += RECORD_LENGTH_BYTES;
+        if (!cursor_next(&here, &bytes, &length)) {
+            return other_bytes(replay, found, error);
+        }
         if (sequence > replay->last_seq) {
             r = replay->record(replay->opaque, sequence, bytes, length, error);
             if (r < 0) {
@@ -85,7 +106,6 @@ static int replay_batch(struct replay *replay, const struct journal_found *found
             replay->last_seq = sequence;
             replay->records++;
         }
-        bytes += length;
     }
     return 0;
 }

@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -417,7 +418,7 @@ static void test_merge_gives_back(void **state)
     assert_int_equal(bitmap_merge(target, source, 3), 0);
     assert_int_equal(alloc_count(), MANY);
     assert_int_equal(bitmap_count(target), bitmap_granules(target));
-    assert_in_range(bitmap_memory_bytes(target), empty_bytes, empty_bytes + 2 * (512 + 8));
+    assert_in_range(bitmap_memory_bytes(target), empty_bytes, empty_bytes + 2 * (512 + 16));
     bitmap_free(source);
     bitmap_free(target);
 }
@@ -502,8 +503,8 @@ static void test_copies_without_memory(void **state)
 static void test_load_and_new_without_memory(void **state)
 {
     static const enum kind kinds[CHUNKS] = {ZEROS, ONES, DENSE, SHARED};
+    unsigned shorts = 0;
     struct bitmap *bitmap = NULL;
-    uint8_t bits[512] = {0x5a};
     struct scene scene;
 
     (void)state;
@@ -511,11 +512,27 @@ static void test_load_and_new_without_memory(void **state)
     for (uint32_t i = 0; i < CHUNKS; i++) {
         struct bitmap_chunk_view view;
         bitmap_chunk(scene.bitmap, i, &view);
+        struct bitmap_loader loader;
+        bitmap_loader_init(&loader, scene.bitmap, CHUNKS);
         alloc_fail_from(1);
-        assert_int_equal(bitmap_load_chunk(scene.bitmap, i, bits, view.length_bytes, 5), -ENOMEM);
+        assert_null(bitmap_loader_space(&loader));
+        alloc_fail_from(0);
+        uint8_t *space = bitmap_loader_space(&loader);
+        assert_non_null(space);
+        memset(space, 0x5a, bitmap_chunk_bytes(scene.bitmap));
+        if (view.length_bytes < bitmap_chunk_bytes(scene.bitmap)) {
+            /* A short one is copied. */
+            space[view.length_bytes - 1] = 0;
+            alloc_fail_from(1);
+            assert_int_equal(bitmap_loader_take(&loader, i, 5), -ENOMEM);
+            alloc_fail_from(0);
+            shorts++;
+        }
         scene_check_untouched(&scene);
+        bitmap_loader_deinit(&loader);
     }
     scene_deinit(&scene);
+    assert_int_equal(shorts, 1);
 
     alloc_fail_from(1);
     assert_int_equal(bitmap_new(DRIVE_BYTES, GRANULE, 512, &bitmap), -ENOMEM);

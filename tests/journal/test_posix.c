@@ -4,6 +4,8 @@
  */
 #include "tests/journal/support.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -141,10 +143,62 @@ static void test_strange_files(void **state)
     assert_int_equal(rmdir(full("1.new")), 0);
 }
 
+#define LARGE_BYTES  60000u
+#define LARGE_PADDED 61440u /* of a batch with one such record */
+#define LARGE_COUNT  10u
+
+/* As the first record is handed out, the last one's bytes become others. */
+static int spoil_last(void *opaque, uint64_t sequence, const uint8_t *bytes, size_t length,
+                      struct error *error)
+{
+    (void)error;
+    ++*(uint64_t *)opaque;
+    assert_int_equal(length, LARGE_BYTES);
+    assert_int_equal(bytes[0], sequence);
+    if (sequence == 1) {
+        int fd = open(full("0"), O_WRONLY | O_CLOEXEC);
+        assert_true(fd >= 0);
+        assert_int_equal(pwrite(fd, "?", 1, 4096 + (LARGE_COUNT - 1) * LARGE_PADDED + 5000), 1);
+        assert_int_equal(close(fd), 0);
+    }
+    return 0;
+}
+
+/* Batches are read twice; what a disk gives the second time is not believed either. */
+static void test_other_bytes(void **state)
+{
+    struct journal_replay_options options = {.container = test_id(TEST_CONTAINER),
+                                             .instance = test_id(1)};
+    struct journal_files files = {.system = &file_system_posix, .path = path};
+    static uint8_t bytes[LARGE_BYTES];
+    struct journal_replay_report report;
+    struct journal *journal = NULL;
+    uint64_t records = 0;
+    struct error error;
+
+    (void)state;
+    OK(journal_create(&files, &options.container, &options.instance, TEST_SEGMENT_BYTES, &journal,
+                      &error),
+       error);
+    OK(journal_activate(journal, &error), error);
+    for (uint64_t sequence = 1; sequence <= LARGE_COUNT; sequence++) {
+        struct journal_record record = {.bytes = bytes, .length = LARGE_BYTES};
+        bytes[0] = (uint8_t)sequence;
+        OK(journal_append(journal, sequence, &record, 1, false, &error), error);
+    }
+    OK(journal_sync(journal, &error), error);
+    journal_close(journal);
+
+    assert_int_equal(journal_replay(&files, &options, spoil_last, &records, &report, &error), -EIO);
+    assert_non_null(strstr(error.text, "twice"));
+    assert_int_equal(records, LARGE_COUNT - 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_starts),
+        cmocka_unit_test(test_other_bytes),
         cmocka_unit_test(test_strange_files),
     };
 
