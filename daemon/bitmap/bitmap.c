@@ -16,10 +16,6 @@
 
 #define SPARES_KEPT 2u /* of full size: a range cuts its first and its last chunk at most */
 
-/* Buffers from the heap before a slab, which can have more memory than its buffers in use by one
- * huge page, of twice as many. */
-#define HEAP_FIRST 16u
-
 static uint8_t log2_exact(uint64_t power_of_two)
 {
     return (uint8_t)__builtin_ctzll(power_of_two);
@@ -58,22 +54,13 @@ int bitmap_new(uint64_t size_bytes, uint32_t granularity, uint32_t chunk_bytes, 
     return 0;
 }
 
-static void buffer_free(struct buffer *buffer)
-{
-    if (buffer && buffer->slab) {
-        slab_give(buffer);
-    } else {
-        free(buffer);
-    }
-}
-
 static void spares_free(struct bitmap *bitmap, uint32_t full_kept)
 {
     while (bitmap->spares.full_count > full_kept) {
         struct buffer *spare = bitmap->spares.full;
         bitmap->spares.full = spare->next;
         bitmap->spares.full_count--;
-        buffer_free(spare);
+        free(spare);
     }
 }
 
@@ -86,8 +73,7 @@ void bitmap_free(struct bitmap *bitmap)
         buffer_unref(bitmap->table[i].buffer);
     }
     spares_free(bitmap, 0);
-    buffer_free(bitmap->spares.tail);
-    slab_unref(bitmap->slab);
+    free(bitmap->spares.tail);
     free(bitmap);
 }
 
@@ -147,40 +133,24 @@ static struct buffer *buffer_alloc(size_t bytes)
     struct buffer *buffer = malloc(bytes);
     if (buffer) {
         buffer->references = 1;
-        buffer->slab = NULL;
     }
     return buffer;
 }
 
-struct buffer *buffer_new_full(struct bitmap *bitmap)
+struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk)
 {
-    if (bitmap->expects_many && !bitmap->slab && ++bitmap->since_expected > HEAP_FIRST) {
-        bitmap->slab = slab_new(bitmap, bitmap->chunks);
-    }
-    struct buffer *buffer = slab_take(bitmap->slab);
-    return buffer ? buffer : buffer_alloc(sizeof *buffer + bitmap->chunk_bytes);
+    return buffer_alloc(buffer_bytes(bitmap, chunk));
 }
 
-struct buffer *buffer_new(struct bitmap *bitmap, uint32_t chunk)
+struct buffer *buffer_new_full(const struct bitmap *bitmap)
 {
-    return chunk_is_short(bitmap, chunk) ? buffer_alloc(buffer_bytes(bitmap, chunk))
-                                         : buffer_new_full(bitmap);
-}
-
-void bitmap_expect_many(struct bitmap *bitmap, bool expected)
-{
-    bitmap->expects_many = expected;
-    if (!expected) {
-        slab_unref(bitmap->slab);
-        bitmap->slab = NULL;
-        bitmap->since_expected = 0;
-    }
+    return buffer_alloc(sizeof(struct buffer) + bitmap->chunk_bytes);
 }
 
 void buffer_unref(struct buffer *buffer)
 {
     if (buffer && --buffer->references == 0) {
-        buffer_free(buffer);
+        free(buffer);
     }
 }
 
@@ -263,7 +233,7 @@ static void buffer_release(struct bitmap *bitmap, uint32_t chunk, struct buffer 
     } else if (!spares->tail) {
         spares->tail = buffer;
     } else {
-        buffer_free(buffer);
+        free(buffer);
     }
 }
 

@@ -130,12 +130,6 @@ void bitmap_set(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_
  */
 bool bitmap_set_quickly(struct bitmap *bitmap, uint64_t offset, uint64_t length, uint64_t version);
 
-/*
- * While @expected, memory is taken in large pieces once some has been: for many changes none of
- * which is waited for by itself, since such a piece takes the kernel long at once.
- */
-void bitmap_expect_many(struct bitmap *bitmap, bool expected);
-
 /* Brings the bit of byte @offset of the drive near the processor, for who looks at it soon. */
 void bitmap_prefetch(const struct bitmap *bitmap, uint64_t offset);
 
@@ -235,12 +229,9 @@ void bitmap_chunk(const struct bitmap *bitmap, uint32_t chunk, struct bitmap_chu
  */
 struct bitmap_loader {
     struct bitmap *bitmap;
-    struct buffer *space; /* not taken yet */
-    struct slab *slab;
+    struct buffer *space; /* not taken yet; NULL at first */
 };
 
-/* @chunks: for about so many memory is taken in one piece, or is when it is used. */
-void bitmap_loader_init(struct bitmap_loader *loader, struct bitmap *bitmap, uint32_t chunks);
 void bitmap_loader_deinit(struct bitmap_loader *loader); /* the chunks stay */
 
 /* bitmap_chunk_bytes() bytes, undefined at first; the same until they are taken.  NULL when there

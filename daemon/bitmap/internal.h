@@ -19,15 +19,12 @@
  *   - a buffer with more than one reference is never written to.
  */
 
-struct slab;
-
 /* Bits of one dense chunk. */
 struct buffer {
     union {
         uint32_t references;
         struct buffer *next; /* while it is a spare */
     };
-    struct slab *slab; /* that it is in; NULL: it is in the heap */
     uint64_t words[];
 };
 
@@ -53,9 +50,6 @@ struct bitmap {
     uint64_t granules;
     uint64_t dirty; /* granules */
     struct spares spares;
-    struct slab *slab;       /* that buffers come from now; else NULL */
-    bool expects_many;       /* bitmap_expect_many() */
-    uint32_t since_expected; /* buffers of full size that came from the heap */
     uint32_t chunk_bytes;
     uint32_t chunks;
     uint32_t tail_granules; /* in the last chunk */
@@ -147,21 +141,10 @@ static inline uint64_t granules_to_bytes(const struct bitmap *bitmap, uint64_t g
 }
 
 /* A buffer for @chunk, with undefined bits and one reference; NULL when there is no memory. */
-struct buffer *buffer_new(struct bitmap *bitmap, uint32_t chunk);
+struct buffer *buffer_new(const struct bitmap *bitmap, uint32_t chunk);
 /* The same of full size, even where no chunk is. */
-struct buffer *buffer_new_full(struct bitmap *bitmap);
+struct buffer *buffer_new_full(const struct bitmap *bitmap);
 void buffer_unref(struct buffer *buffer); /* takes NULL */
-
-/*
- * Memory for @buffers of full size.  NULL where it would gain nothing, or there is none in one
- * piece: then they come from the heap.  The caller has a reference.
- */
-struct slab *slab_new(const struct bitmap *bitmap, uint32_t buffers);
-void slab_unref(struct slab *slab); /* takes NULL */
-/* The next one; NULL when all are taken, and of no slab. */
-struct buffer *slab_take(struct slab *slab);
-/* Gives it back, for ever. */
-void slab_give(struct buffer *buffer);
 
 /* Has at least as many spares.  -ENOMEM leaves them as they were. */
 int spares_ensure(struct bitmap *bitmap, const struct bitmap_need *need);

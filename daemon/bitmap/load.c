@@ -11,24 +11,13 @@
 #include <errno.h>
 #include <string.h>
 
-void bitmap_loader_init(struct bitmap_loader *loader, struct bitmap *bitmap, uint32_t chunks)
-{
-    uint32_t buffers = chunks < bitmap->chunks ? chunks : bitmap->chunks;
-
-    *loader = (struct bitmap_loader){.bitmap = bitmap, .slab = slab_new(bitmap, buffers)};
-}
-
 void bitmap_loader_deinit(struct bitmap_loader *loader)
 {
     buffer_unref(loader->space);
-    slab_unref(loader->slab);
 }
 
 void *bitmap_loader_space(struct bitmap_loader *loader)
 {
-    if (!loader->space) {
-        loader->space = slab_take(loader->slab);
-    }
     if (!loader->space) {
         loader->space = buffer_new_full(loader->bitmap);
     }

@@ -91,9 +91,8 @@ struct half {
 static void *half_run(void *opaque)
 {
     struct half *half = opaque;
-    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {0};
+    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {.bitmap = half->bits};
 
-    bitmap_loader_init(&loader, half->bits, half->to - half->from);
     for (; half->done < half->to; half->done++) {
         enum container_cluster_kind kind;
         void *space = bitmap_loader_space(&loader);
@@ -134,10 +133,9 @@ static int load_bits(struct container *container, uint32_t index, struct drive_b
     uint32_t chunks = bitmap_chunks(bitmap->bits), middle = chunks / 2;
     struct half half = {
         .container = container, .index = index, .from = middle, .to = chunks, .done = middle};
-    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {0};
+    CLEANUP(bitmap_loader_deinit) struct bitmap_loader loader = {.bitmap = bitmap->bits};
 
     bool halved = half_begin(&half, bitmap, clusters);
-    bitmap_loader_init(&loader, bitmap->bits, halved ? middle : clusters);
     int r = load_chunks(container, index, bitmap, &loader, 0, middle, sequence);
     if (halved) {
         half_end(&half, bitmap);

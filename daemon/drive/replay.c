@@ -62,25 +62,6 @@ static void marks_begin(struct replay *replay, uint64_t drive_id)
     marks_end(replay);
     replay->marked = model_drive_by_id(replay->model, drive_id);
     replay->marked_from = replay->marked ? count_dirty(replay->marked) : 0;
-
-    struct drive_bitmap *bitmap;
-    if (replay->marked) {
-        TAILQ_FOREACH (bitmap, &replay->marked->recording, recording_entry) {
-            bitmap_expect_many(bitmap->bits, true);
-        }
-    }
-}
-
-/* From here on changes are waited for. */
-static void expect_no_more(struct model *model)
-{
-    struct drive_bitmap *bitmap;
-
-    RB_FOREACH (bitmap, bitmaps_by_id, &model->bitmaps) {
-        if (bitmap->bits) {
-            bitmap_expect_many(bitmap->bits, false);
-        }
-    }
 }
 
 /* A mark that comes soon, if it is of the drive that is marked now. */
@@ -234,7 +215,6 @@ int replay_journal(struct model *model, const struct container_info *container, 
         r = replay_memory(&replay, &options, &found, &why);
     }
     marks_end(&replay);
-    expect_no_more(model);
     model->replaying = false;
     lose_writers(model, true);
     ret->elapsed_ns = uv_hrtime() - started;

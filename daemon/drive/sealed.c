@@ -39,7 +39,7 @@ int sealed_read(struct container *container, uint64_t id, uint64_t size, uint32_
     if (entry.granularity != granularity || entry.sectors != div_round_up(size, 512)) {
         return error_set(error, -EBADMSG, "its entry in the container's table does not fit");
     }
-    bitmap_loader_init(&loader, bits, entry.allocated_clusters);
+    loader.bitmap = bits;
     for (uint32_t i = 0; i < bitmap_chunks(bits); i++) {
         enum container_cluster_kind kind;
         void *space = bitmap_loader_space(&loader);

@@ -418,7 +418,7 @@ static void test_merge_gives_back(void **state)
     assert_int_equal(bitmap_merge(target, source, 3), 0);
     assert_int_equal(alloc_count(), MANY);
     assert_int_equal(bitmap_count(target), bitmap_granules(target));
-    assert_in_range(bitmap_memory_bytes(target), empty_bytes, empty_bytes + 2 * (512 + 16));
+    assert_in_range(bitmap_memory_bytes(target), empty_bytes, empty_bytes + 2 * (512 + 8));
     bitmap_free(source);
     bitmap_free(target);
 }
@@ -512,8 +512,7 @@ static void test_load_and_new_without_memory(void **state)
     for (uint32_t i = 0; i < CHUNKS; i++) {
         struct bitmap_chunk_view view;
         bitmap_chunk(scene.bitmap, i, &view);
-        struct bitmap_loader loader;
-        bitmap_loader_init(&loader, scene.bitmap, CHUNKS);
+        struct bitmap_loader loader = {.bitmap = scene.bitmap};
         alloc_fail_from(1);
         assert_null(bitmap_loader_space(&loader));
         alloc_fail_from(0);

@@ -291,9 +291,8 @@ static void pair_resize(struct pair *pair)
 static int load_chunk(struct bitmap *bitmap, uint32_t chunk, const uint8_t *bits,
                       uint32_t length_bytes, uint64_t sequence)
 {
-    struct bitmap_loader loader;
+    struct bitmap_loader loader = {.bitmap = bitmap};
 
-    bitmap_loader_init(&loader, bitmap, 1);
     uint8_t *space = bitmap_loader_space(&loader);
     assert_non_null(space);
     assert_ptr_equal(bitmap_loader_space(&loader), space);
