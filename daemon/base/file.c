@@ -316,6 +316,15 @@ int file_open_posix(const char *path, enum file_mode mode, struct file **ret_fil
     return 0;
 }
 
+void file_read_soon(struct file *file, uint64_t offset, uint64_t length)
+{
+    int fd = file_descriptor(file);
+
+    if (fd >= 0 && expressible(offset, length)) {
+        (void)posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+    }
+}
+
 int file_identity(int fd, struct file_identity *ret)
 {
     struct statx stx;

@@ -111,6 +111,9 @@ int file_open_posix(const char *path, enum file_mode mode, struct file **ret_fil
 
 int file_identity(int fd, struct file_identity *ret);
 
+/* The range is read before long: the kernel may begin with it (posix_fadvise(2)). */
+void file_read_soon(struct file *file, uint64_t offset, uint64_t length);
+
 /* fsync(2) of the directory that holds @path, after a create, rename or unlink. */
 int file_sync_directory(const char *path);
 

@@ -294,6 +294,12 @@ static int scan_sources(struct journal_scan *scan, const struct journal_replay_o
     bool first = true;
     int r = 0;
 
+    for (unsigned i = 0; i < JOURNAL_SOURCES; i++) {
+        if (scan->sources[i].file) {
+            /* What was written directly is in no cache. */
+            file_read_soon(scan->sources[i].file, 0, scan->sources[i].bytes);
+        }
+    }
     for (unsigned i = JOURNAL_SOURCES; i-- > 0;) {
         parts[i] = (struct part){.index = i, .options = options};
         parts[i].scan.sources[i] = scan->sources[i];
