@@ -25,18 +25,28 @@
 #define RANGE_BYTES      16u
 
 /*
- * Marks, of which there are many, have their ranges in 8 bytes each where all of them fit: the
- * first sector of 512 bytes in 44 bits (8 PiB), then their number in 20 (512 MiB).  The
- * granularity, which no mark has, says so.
+ * Marks, of which there are many and which say nothing but a drive and ranges, are short where all
+ * ranges fit 8 bytes: the first sector of 512 bytes in 44 bits (8 PiB), then their number in 20
+ * (512 MiB).
+ *
+ *     0  u8   type       RECORD_MARK
+ *     1  u8   0
+ *     2  u8   SHORT      where others have a durability
+ *     3  u8   0
+ *     4  u32  number of ranges
+ *     8  u64  drive
+ *    16       ranges
  */
-#define SECTOR_BYTES       512u
-#define PACKED_BYTES       8u
-#define PACKED_COUNT_BITS  20
-#define PACKED_FIRST_MAX   ((UINT64_C(1) << (64 - PACKED_COUNT_BITS)) - 1)
-#define PACKED_COUNT_MAX   ((UINT64_C(1) << PACKED_COUNT_BITS) - 1)
-#define PACKED_GRANULARITY SECTOR_BYTES
+#define SHORT             0x80u
+#define SHORT_BYTES       16u
+#define SHORT_HEAD(type)  ((uint32_t)(type) | SHORT << 16) /* the first four bytes */
+#define SECTOR_BYTES      512u
+#define PACKED_BYTES      8u
+#define PACKED_COUNT_BITS 20
+#define PACKED_FIRST_MAX  ((UINT64_C(1) << (64 - PACKED_COUNT_BITS)) - 1)
+#define PACKED_COUNT_MAX  ((UINT64_C(1) << PACKED_COUNT_BITS) - 1)
 
-static bool packs(const struct record *record)
+static bool is_short(const struct record *record)
 {
     if (record->type != RECORD_MARK) {
         return false;
@@ -73,11 +83,13 @@ static size_t tail_bytes(const struct record *record)
 
 size_t record_encoded_bytes(const struct record *record)
 {
+    if (is_short(record)) {
+        return SHORT_BYTES + (size_t)record->ranges_count * PACKED_BYTES;
+    }
     return FIXED_BYTES + tail_bytes(record) +
            (has_identity(record) ? 4 + record->identity.bytes + record->evidence.bytes : 0) +
            (has_request(record) ? sizeof record->request.bytes : 0) + 2 + record->name.bytes + 2 +
-           record->path.bytes + 4 +
-           (size_t)record->ranges_count * (packs(record) ? PACKED_BYTES : RANGE_BYTES) + 4 +
+           record->path.bytes + 4 + (size_t)record->ranges_count * RANGE_BYTES + 4 +
            (size_t)record->carried_count * RANGE_BYTES + 4 + (size_t)record->sources_count * 8;
 }
 
@@ -101,20 +113,25 @@ static uint8_t *put_ranges(uint8_t *p, const struct range *ranges, uint32_t coun
     return p;
 }
 
-static uint8_t *put_packed(uint8_t *p, const struct range *ranges, uint32_t count)
+static void put_short(uint8_t *p, const struct record *record)
 {
-    store_le32(p, count);
-    p += 4;
-    for (uint32_t i = 0; i < count; i++, p += PACKED_BYTES) {
-        store_le64(p, ranges[i].offset / SECTOR_BYTES << PACKED_COUNT_BITS |
-                          ranges[i].length / SECTOR_BYTES);
+    store_le32(p, SHORT_HEAD(RECORD_MARK));
+    store_le32(p + 4, record->ranges_count);
+    store_le64(p + 8, record->drive);
+    p += SHORT_BYTES;
+    for (uint32_t i = 0; i < record->ranges_count; i++, p += PACKED_BYTES) {
+        store_le64(p, record->ranges[i].offset / SECTOR_BYTES << PACKED_COUNT_BITS |
+                          record->ranges[i].length / SECTOR_BYTES);
     }
-    return p;
 }
 
 void record_encode(const struct record *record, uint8_t *buffer)
 {
-    bool request = has_request(record), packed = packs(record);
+    if (is_short(record)) {
+        put_short(buffer, record);
+        return;
+    }
+    bool request = has_request(record);
     uint8_t *p = buffer;
 
     p[0] = (uint8_t)record->type;
@@ -126,7 +143,7 @@ void record_encode(const struct record *record, uint8_t *buffer)
                      (has_identity(record) ? FLAG_IDENTITY : 0));
     p[2] = (uint8_t)record->durability;
     p[3] = (uint8_t)record->untracked;
-    store_le32(p + 4, packed ? PACKED_GRANULARITY : record->granularity);
+    store_le32(p + 4, record->granularity);
     store_le64(p + 8, record->drive);
     store_le64(p + 16, record->bitmap);
     store_le64(p + 24, record->size);
@@ -141,8 +158,7 @@ void record_encode(const struct record *record, uint8_t *buffer)
         p = put_text(p, record->identity);
         p = put_text(p, record->evidence);
     }
-    p = packed ? put_packed(p, record->ranges, record->ranges_count)
-               : put_ranges(p, record->ranges, record->ranges_count);
+    p = put_ranges(p, record->ranges, record->ranges_count);
     p = put_ranges(p, record->carried, record->carried_count);
     store_le32(p, record->sources_count);
     p += 4;
@@ -195,17 +211,10 @@ static int take_count(struct reader *reader, size_t element_bytes, uint32_t *ret
     return 0;
 }
 
-static struct range unpacked(const uint8_t *p)
-{
-    uint64_t word = load_le64(p);
-    return (struct range){(word >> PACKED_COUNT_BITS) * SECTOR_BYTES,
-                          (word & PACKED_COUNT_MAX) * SECTOR_BYTES};
-}
-
-static int take_ranges(struct reader *reader, bool packed, struct range **ret, uint32_t *ret_count)
+static int take_ranges(struct reader *reader, struct range **ret, uint32_t *ret_count)
 {
     uint32_t count;
-    int r = take_count(reader, packed ? PACKED_BYTES : RANGE_BYTES, &count);
+    int r = take_count(reader, RANGE_BYTES, &count);
     if (r < 0 || count == 0) {
         return r;
     }
@@ -214,10 +223,6 @@ static int take_ranges(struct reader *reader, bool packed, struct range **ret, u
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < count; i++) {
-        if (packed) {
-            ranges[i] = unpacked(take(reader, PACKED_BYTES));
-            continue;
-        }
         const uint8_t *p = take(reader, RANGE_BYTES);
         ranges[i] = (struct range){load_le64(p), load_le64(p + 8)};
     }
@@ -253,9 +258,54 @@ void record_decoded_deinit(struct record_decoded *decoded)
     *decoded = (struct record_decoded){0};
 }
 
+static bool says_short(const uint8_t *bytes, size_t length)
+{
+    return length >= 4 && load_le32(bytes) == SHORT_HEAD(RECORD_MARK);
+}
+
+static bool short_is_whole(const uint8_t *bytes, size_t length)
+{
+    return length >= SHORT_BYTES && (length - SHORT_BYTES) % PACKED_BYTES == 0 &&
+           (length - SHORT_BYTES) / PACKED_BYTES == load_le32(bytes + 4);
+}
+
+/* Of a short record that is whole. */
+static void short_ranges(const uint8_t *bytes, struct range *ret_ranges, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t word = load_le64(bytes + SHORT_BYTES + (size_t)i * PACKED_BYTES);
+        ret_ranges[i] = (struct range){(word >> PACKED_COUNT_BITS) * SECTOR_BYTES,
+                                       (word & PACKED_COUNT_MAX) * SECTOR_BYTES};
+    }
+}
+
+static int decode_short(const uint8_t *bytes, size_t length, struct record_decoded *ret,
+                        struct error *error)
+{
+    if (!short_is_whole(bytes, length)) {
+        return error_set(error, -EBADMSG, "a mark's ranges do not fit its %zu bytes", length);
+    }
+    uint32_t count = load_le32(bytes + 4);
+    struct range *ranges = count > 0 ? calloc(count, sizeof *ranges) : NULL;
+
+    if (count > 0 && !ranges) {
+        return error_set(error, -ENOMEM, "out of memory");
+    }
+    short_ranges(bytes, ranges, count);
+    *ret = (struct record_decoded){.record = {.type = RECORD_MARK,
+                                              .drive = load_le64(bytes + 8),
+                                              .ranges = ranges,
+                                              .ranges_count = count},
+                                   .ranges = ranges};
+    return 0;
+}
+
 int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *ret,
                   struct error *error)
 {
+    if (says_short(bytes, length)) {
+        return decode_short(bytes, length, ret, error);
+    }
     CLEANUP(record_decoded_deinit) struct record_decoded decoded = {0};
     struct record *record = &decoded.record;
     struct reader reader = {bytes, length};
@@ -293,13 +343,9 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
          (!take_text(&reader, &record->identity) || !take_text(&reader, &record->evidence)))) {
         return error_set(error, -EBADMSG, "a record ends inside its names");
     }
-    bool packed = record->type == RECORD_MARK && record->granularity == PACKED_GRANULARITY;
-    if (packed) {
-        record->granularity = 0;
-    }
-    int r = take_ranges(&reader, packed, &decoded.ranges, &record->ranges_count);
+    int r = take_ranges(&reader, &decoded.ranges, &record->ranges_count);
     if (r == 0) {
-        r = take_ranges(&reader, false, &decoded.carried, &record->carried_count);
+        r = take_ranges(&reader, &decoded.carried, &record->carried_count);
     }
     if (r == 0) {
         r = take_sources(&reader, &decoded.sources, &record->sources_count);
@@ -334,25 +380,12 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
 uint32_t record_decode_mark(const uint8_t *bytes, size_t length, uint64_t *ret_drive,
                             struct range *ret_ranges, uint32_t ranges_max)
 {
-    /* Fixed part, two empty texts, three counts of which two are 0. */
-    enum {
-        COUNT_AT = FIXED_BYTES + 4,
-        RANGES_AT = COUNT_AT + 4,
-        EMPTY_BYTES = RANGES_AT + 8
-    };
-    if (length < EMPTY_BYTES ||
-        load_le64(bytes) != ((uint64_t)PACKED_GRANULARITY << 32 | RECORD_MARK) ||
-        (load_le64(bytes + 16) | load_le64(bytes + 24) | load_le32(bytes + FIXED_BYTES)) != 0) {
+    if (!says_short(bytes, length) || !short_is_whole(bytes, length) ||
+        load_le32(bytes + 4) > ranges_max) {
         return 0;
     }
-    uint32_t count = load_le32(bytes + COUNT_AT);
-    if (count > ranges_max || length != EMPTY_BYTES + (size_t)count * PACKED_BYTES ||
-        load_le64(bytes + length - 8) != 0) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        ret_ranges[i] = unpacked(bytes + RANGES_AT + (size_t)i * PACKED_BYTES);
-    }
+    uint32_t count = load_le32(bytes + 4);
+    short_ranges(bytes, ret_ranges, count);
     *ret_drive = load_le64(bytes + 8);
     return count;
 }

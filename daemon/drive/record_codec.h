@@ -47,8 +47,8 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
 void record_decoded_deinit(struct record_decoded *decoded);
 
 /*
- * What most records are, without any allocation: a mark of 1 to @ranges_max packed ranges that says
- * nothing else.  Returns how many; 0: another record, or none, and nothing is stored.
+ * What most records are, without any allocation: a short mark of 1 to @ranges_max ranges.
+ * Returns how many; 0: another record, or none, and nothing is stored.
  */
 uint32_t record_decode_mark(const uint8_t *bytes, size_t length, uint64_t *ret_drive,
                             struct range *ret_ranges, uint32_t ranges_max);

@@ -58,18 +58,13 @@ static const uint8_t golden_transaction[] = {
     0xde, 0xad, 0xbe, 0xef, 1,                      /* its records */
 };
 
-/* Ranges of whole sectors are packed; a single byte is not. */
+/* Marks of whole sectors are short; one of a single byte is not. */
 static const uint8_t golden_mark[] = {
-    14,   0,    0,    0,                            /* type */
-    0,    2,    0,    0,                            /* granularity: packed */
-    3,    0,    0,    0,    0,    0,    0,    0,    /* drive */
-    0,    0,    0,    0,    0,    0,    0,    0,    /* bitmap */
-    0,    0,    0,    0,    0,    0,    0,    0,    /* size */
-    0,    0,    0,    0,                            /* name, path */
+    14,   0,    0x80, 0,                            /* type, short */
     2,    0,    0,    0,                            /* ranges */
+    3,    0,    0,    0,    0,    0,    0,    0,    /* drive */
     0x02, 0,    0x80, 0,    0,    0,    0,    0,    /* sector 8, 2 of them */
     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, /* the last that fits, the most */
-    0,    0,    0,    0,    0,    0,    0,    0,    /* carried, sources */
 };
 static const struct range sector_ranges[] = {
     {4096, 1024}, {((UINT64_C(1) << 44) - 1) * 512, ((UINT64_C(1) << 20) - 1) * 512}};
