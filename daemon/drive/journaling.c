@@ -184,8 +184,9 @@ static void visit_run(struct work *work)
     }
     if (visit->r == 0 && visit->sync) {
         visit->r = journal_sync(journaling->journal, &visit->error);
-        visit->sync_failed = visit->r < 0 && visit->r != -EAGAIN;
     }
+    visit->sync_failed =
+        visit->r < 0 && visit->r != -EAGAIN && journal_sync_failed(journaling->journal);
     visit->written = journal_written(journaling->journal);
     visit->durable = journal_durable(journaling->journal);
     visit->fill = journal_fill(journaling->journal);

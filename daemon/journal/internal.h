@@ -196,6 +196,7 @@ struct journal {
     unsigned spares_count;
     uint64_t last_seq; /* of the last batch that was taken; 0: none yet */
     uint64_t written, durable, applied;
+    bool sync_failed; /* which is why it is in doubt */
     /* The batch whose append failed after it had been taken, so that its repetition is known. */
     bool repeatable;
     struct journal_batch repeat;

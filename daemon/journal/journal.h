@@ -182,6 +182,9 @@ void journal_covered(struct journal *journal, uint64_t applied_seq);
  * been written again. */
 uint64_t journal_written(const struct journal *journal);
 uint64_t journal_durable(const struct journal *journal); /* never falls */
+/* Whether a sync has failed, be it one before a segment is left, and not all that it was for has
+ * been written again: what counted as written before may not even outlive the process. */
+bool journal_sync_failed(const struct journal *journal);
 /* Share of the room that is used by batches not covered, in 1/1000; a segment that waits to be
  * covered is used as a whole. */
 uint32_t journal_fill(const struct journal *journal);

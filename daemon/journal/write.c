@@ -161,6 +161,7 @@ static int recover(struct journal *journal, struct error *error)
         }
     }
     journal->state = JOURNAL_GOOD;
+    journal->sync_failed = false;
     return 0;
 }
 
@@ -173,6 +174,7 @@ static int sync_active(struct journal *journal, struct error *error)
         return 0;
     }
     r = file_datasync(journal->segments[journal->active].file);
+    journal->sync_failed = r < 0;
     if (r < 0) {
         doubt(journal);
         return error_set_errno(error, r, "cannot sync journal segment %u", journal->active);
@@ -376,6 +378,11 @@ uint64_t journal_written(const struct journal *journal)
 uint64_t journal_durable(const struct journal *journal)
 {
     return journal->durable;
+}
+
+bool journal_sync_failed(const struct journal *journal)
+{
+    return journal->sync_failed;
 }
 
 uint32_t journal_fill(const struct journal *journal)

@@ -425,6 +425,45 @@ static void a_failed_sync_is_a_verdict(void **state)
     assert_true(verdicts > 0);
 }
 
+/* The same of the sync that the journal does by itself, before it takes its other segment. */
+static void a_failed_sync_of_a_full_segment_is_a_verdict(void **state)
+{
+    unsigned verdicts = 0;
+
+    (void)state;
+    for (uint64_t call = 1; call < 200; call++) {
+        struct world world;
+        struct error error;
+
+        world_init(&world, 9, seed + 1000);
+        world.process.settings.memory_path = NULL;
+        assert_int_equal(process_start(&world.process, &error), 0);
+        world_set_up(&world);
+        world_settle(&world);
+        world.faults = true;
+        world_limit_container(&world, 1);
+        simdir_fail_at(world.process.dir, 1 + call / 2, 1, -EIO);
+        for (unsigned i = 0; i < 20 && !simdir_failed(world.process.dir); i++) {
+            if (i > 0 || call % 2 == 0) {
+                world_mark(&world, 1);
+                while (sim_step(world.process.sim)) {
+                }
+            }
+            if (!simdir_failed(world.process.dir)) {
+                world_clear(&world, 1, 0, 1, 0);
+            }
+            while (sim_step(world.process.sim)) {
+            }
+        }
+        if (simdisk_sync_failed(simdir_disk(world.process.dir, "j/j.0"))) {
+            assert_int_equal(world_validity(&world, 1), VALIDITY_UNKNOWN);
+            verdicts++;
+        }
+        world_kill(&world);
+    }
+    assert_true(verdicts > 0);
+}
+
 /*
  * The container cannot grow and the journal is full, so that there is no room for the record that a
  * writer was lost which goes on without us.  Room comes with a commit that was taken before; what
@@ -515,6 +554,7 @@ int main(void)
         cmocka_unit_test(a_container_put_back_is_a_verdict),
         cmocka_unit_test_teardown(starts_with_failing_calls, show_states),
         cmocka_unit_test(a_failed_sync_is_a_verdict),
+        cmocka_unit_test(a_failed_sync_of_a_full_segment_is_a_verdict),
         cmocka_unit_test_teardown(a_verdict_without_room, show_states),
     };
 
