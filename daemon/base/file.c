@@ -6,8 +6,9 @@
  *   - a short read or write never surfaces: calls go on until all is done, the
  *     file ends, or an error says why not;
  *   - an error is reported once and never retried behind the caller's back
- *     (EINTR of the transfers aside): a second fdatasync(2) after a failed one
- *     would succeed without having written anything;
+ *     (EINTR of the transfers aside, and EINVAL of a direct write, which is
+ *     about its shape): a second fdatasync(2) after a failed one would succeed
+ *     without having written anything;
  *   - offsets the kernel cannot express are refused before the call, so that no
  *     cast can turn them into others.
  */

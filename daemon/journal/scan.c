@@ -290,19 +290,17 @@ static int part_join(struct journal_scan *scan, const struct part *part, struct 
 static int scan_sources(struct journal_scan *scan, const struct journal_replay_options *options,
                         struct error *error)
 {
-    struct part parts[JOURNAL_SOURCES] = {0};
+    struct part parts[JOURNAL_SOURCES];
     bool first = true;
     int r = 0;
 
     for (unsigned i = 0; i < JOURNAL_SOURCES; i++) {
+        parts[i] = (struct part){.index = i, .options = options};
+        parts[i].scan.sources[i] = scan->sources[i];
         if (scan->sources[i].file) {
             /* What was written directly is in no cache. */
             file_read_soon(scan->sources[i].file, 0, scan->sources[i].bytes);
         }
-    }
-    for (unsigned i = JOURNAL_SOURCES; i-- > 0;) {
-        parts[i] = (struct part){.index = i, .options = options};
-        parts[i].scan.sources[i] = scan->sources[i];
     }
     for (unsigned i = 0; i < JOURNAL_SOURCES; i++) {
         if (scan->sources[i].file) {

@@ -7,10 +7,15 @@
  * may still show it to readers, so all of those batches are written again, byte for
  * byte, into the other segment; nothing is tried twice in the same place.
  *
+ * A batch that has to be durable, and before which all is, gets there by one write that waits for
+ * stable storage (file_write_durably()); any other by a write, and the fdatasync(2) that comes.
+ *
  * Invariants:
  *   - Only the active segment has batches that are not durable: it is synced
  *     before the other one is taken.  So one fdatasync(2) makes everything
  *     durable, and what is kept in memory is bounded by one segment and a batch.
+ *   - A batch counts as durable only when each before it does, since its successors'
+ *     watermark says so of all.
  *   - A segment is taken (written from its beginning) only when every batch that was
  *     ever tried to be written into it is in the container, durably.
  *   - A sequence is never given to other bytes once it has been tried to be

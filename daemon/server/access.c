@@ -235,7 +235,8 @@ uint32_t access_on_drive(struct session *session, const struct drive *drive)
                              known ? known : find_matches(session->server, drive));
 }
 
-/* None on a drive that does not exist. */
+/* None on a drive that never was.  An id is not used again, so what is known of one that was
+ * removed can give nothing but another error. */
 static uint32_t access_on_id(struct session *session, uint64_t id)
 {
     const uint64_t *known = known_matches(session->server, id);

@@ -108,7 +108,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lifetimes),
-
         cmocka_unit_test(test_halves),
     };
 
