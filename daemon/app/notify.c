@@ -22,9 +22,9 @@
 
 #include "daemon/base/log.h"
 #include "daemon/base/progress.h"
+#include "daemon/base/thread.h"
 
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +73,6 @@ void notify_work_begins(struct app *app, const char *words, bool ending)
 {
     struct notifier *notifier = &app->notifier;
     uint64_t watchdog_us = 0;
-    sigset_t all, before;
 
     progress_begin(words, 0);
     if (!getenv("NOTIFY_SOCKET") || notifier->running) {
@@ -89,10 +88,7 @@ void notify_work_begins(struct app *app, const char *words, bool ending)
     }
     (void)pthread_mutex_init(&notifier->lock, NULL);
     (void)pthread_cond_init(&notifier->wake, NULL);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    notifier->running = pthread_create(&notifier->thread, NULL, notifier_main, notifier) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    notifier->running = thread_start(&notifier->thread, "notifier", notifier_main, notifier) == 0;
     if (!notifier->running) {
         /* It can be done without: the unit's time-outs are long. */
         log_warning("cannot tell the service manager how far it is: no thread");

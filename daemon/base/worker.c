@@ -11,8 +11,9 @@
  */
 #include "daemon/base/worker.h"
 
+#include "daemon/base/thread.h"
+
 #include <assert.h>
-#include <signal.h>
 #include <string.h>
 
 static void *worker_main(void *opaque)
@@ -123,8 +124,6 @@ static void thread_stop(struct worker *worker)
 
 int worker_init(struct worker *worker, uv_loop_t *loop, const char *name)
 {
-    sigset_t all, before;
-
     memset(worker, 0, sizeof *worker);
     TAILQ_INIT(&worker->todo);
     TAILQ_INIT(&worker->ready);
@@ -138,17 +137,10 @@ int worker_init(struct worker *worker, uv_loop_t *loop, const char *name)
         return -r;
     }
 
-    /* A thread starts with its maker's mask; the loop's thread alone handles signals. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    r = pthread_create(&worker->thread, NULL, worker_main, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r != 0) {
-        r = -r;
+    r = thread_start(&worker->thread, name, worker_main, worker);
+    if (r < 0) {
         goto fail;
     }
-    r = pthread_setname_np(worker->thread, name);
-    assert(r == 0);
 
     /* Last, because only the loop could undo it.  The thread sends it only after a job. */
     r = uv_async_init(loop, &worker->async, on_async);

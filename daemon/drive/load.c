@@ -10,8 +10,8 @@
 
 #include "daemon/base/log.h"
 #include "daemon/base/progress.h"
+#include "daemon/base/thread.h"
 
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -113,7 +113,7 @@ static bool half_begin(struct half *half, const struct drive_bitmap *bitmap, uin
                    &half->bits) < 0) {
         return false;
     }
-    if (pthread_create(&half->thread, NULL, half_run, half) != 0) {
+    if (thread_start(&half->thread, "load", half_run, half) < 0) {
         bitmap_free(half->bits);
         return false;
     }

@@ -12,8 +12,9 @@
  */
 #include "daemon/journal/internal.h"
 
+#include "daemon/base/thread.h"
+
 #include <assert.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -305,7 +306,7 @@ static int scan_sources(struct journal_scan *scan, const struct journal_replay_o
     for (unsigned i = 0; i < JOURNAL_SOURCES; i++) {
         if (scan->sources[i].file) {
             parts[i].threaded = !first && file_descriptor(scan->sources[i].file) >= 0 &&
-                                pthread_create(&parts[i].thread, NULL, part_run, &parts[i]) == 0;
+                                thread_start(&parts[i].thread, "scan", part_run, &parts[i]) == 0;
             first = false;
         }
     }
