@@ -36,15 +36,19 @@
  *     4  u32  number of ranges
  *     8  u64  drive
  *    16       ranges
+ *
+ * Journals of version 2 have marks that are as long as other records, with such ranges and
+ * PACKED_GRANULARITY where no mark has a granularity.  They are read, and not written.
  */
-#define SHORT             0x80u
-#define SHORT_BYTES       16u
-#define SHORT_HEAD(type)  ((uint32_t)(type) | SHORT << 16) /* the first four bytes */
-#define SECTOR_BYTES      512u
-#define PACKED_BYTES      8u
-#define PACKED_COUNT_BITS 20
-#define PACKED_FIRST_MAX  ((UINT64_C(1) << (64 - PACKED_COUNT_BITS)) - 1)
-#define PACKED_COUNT_MAX  ((UINT64_C(1) << PACKED_COUNT_BITS) - 1)
+#define SHORT              0x80u
+#define SHORT_BYTES        16u
+#define SHORT_HEAD(type)   ((uint32_t)(type) | SHORT << 16) /* the first four bytes */
+#define SECTOR_BYTES       512u
+#define PACKED_BYTES       8u
+#define PACKED_COUNT_BITS  20
+#define PACKED_FIRST_MAX   ((UINT64_C(1) << (64 - PACKED_COUNT_BITS)) - 1)
+#define PACKED_COUNT_MAX   ((UINT64_C(1) << PACKED_COUNT_BITS) - 1)
+#define PACKED_GRANULARITY SECTOR_BYTES
 
 static bool is_short(const struct record *record)
 {
@@ -211,10 +215,17 @@ static int take_count(struct reader *reader, size_t element_bytes, uint32_t *ret
     return 0;
 }
 
-static int take_ranges(struct reader *reader, struct range **ret, uint32_t *ret_count)
+static struct range unpacked(const uint8_t *p)
+{
+    uint64_t word = load_le64(p);
+    return (struct range){(word >> PACKED_COUNT_BITS) * SECTOR_BYTES,
+                          (word & PACKED_COUNT_MAX) * SECTOR_BYTES};
+}
+
+static int take_ranges(struct reader *reader, bool packed, struct range **ret, uint32_t *ret_count)
 {
     uint32_t count;
-    int r = take_count(reader, RANGE_BYTES, &count);
+    int r = take_count(reader, packed ? PACKED_BYTES : RANGE_BYTES, &count);
     if (r < 0 || count == 0) {
         return r;
     }
@@ -223,6 +234,10 @@ static int take_ranges(struct reader *reader, struct range **ret, uint32_t *ret_
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < count; i++) {
+        if (packed) {
+            ranges[i] = unpacked(take(reader, PACKED_BYTES));
+            continue;
+        }
         const uint8_t *p = take(reader, RANGE_BYTES);
         ranges[i] = (struct range){load_le64(p), load_le64(p + 8)};
     }
@@ -273,9 +288,7 @@ static bool short_is_whole(const uint8_t *bytes, size_t length)
 static void short_ranges(const uint8_t *bytes, struct range *ret_ranges, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t word = load_le64(bytes + SHORT_BYTES + (size_t)i * PACKED_BYTES);
-        ret_ranges[i] = (struct range){(word >> PACKED_COUNT_BITS) * SECTOR_BYTES,
-                                       (word & PACKED_COUNT_MAX) * SECTOR_BYTES};
+        ret_ranges[i] = unpacked(bytes + SHORT_BYTES + (size_t)i * PACKED_BYTES);
     }
 }
 
@@ -343,9 +356,13 @@ int record_decode(const uint8_t *bytes, size_t length, struct record_decoded *re
          (!take_text(&reader, &record->identity) || !take_text(&reader, &record->evidence)))) {
         return error_set(error, -EBADMSG, "a record ends inside its names");
     }
-    int r = take_ranges(&reader, &decoded.ranges, &record->ranges_count);
+    bool packed = record->type == RECORD_MARK && record->granularity == PACKED_GRANULARITY;
+    if (packed) {
+        record->granularity = 0;
+    }
+    int r = take_ranges(&reader, packed, &decoded.ranges, &record->ranges_count);
     if (r == 0) {
-        r = take_ranges(&reader, &decoded.carried, &record->carried_count);
+        r = take_ranges(&reader, false, &decoded.carried, &record->carried_count);
     }
     if (r == 0) {
         r = take_sources(&reader, &decoded.sources, &record->sources_count);

@@ -13,7 +13,7 @@
  * Segment header (the whole block):
  *
  *     0  u8[8]   magic "bmapdjnl"
- *     8  u32     version: 2; a segment of version 1 has no flags
+ *     8  u32     version: 3; a segment of version 1 has no flags
  *    12  u32     CRC of the 4096 bytes
  *    16  u8[16]  UUID of the container
  *    32  u8[16]  journal instance
@@ -79,7 +79,7 @@
  * version of 0 is damage.
  */
 #define JOURNAL_BATCH_VERSION   1u
-#define JOURNAL_SEGMENT_VERSION 2u /* also: marks may be packed (record_codec.c) */
+#define JOURNAL_SEGMENT_VERSION 3u /* 2: flags, packed marks; 3: short marks (record_codec.c) */
 
 #define SEGMENT_MAGIC           0
 #define SEGMENT_VERSION         8

@@ -105,11 +105,11 @@ enum journal_segment_verdict journal_segment_header_parse(const uint8_t block[JO
         return JOURNAL_SEGMENT_NEWER;
     }
     if (version == 0) {
-        return broken(error, "version", version, "1 or 2");
+        return broken(error, "version", version, "1 to 3");
     }
     flags = load_le32(block + SEGMENT_FLAGS);
-    if (flags & ~SEGMENT_FLAG_MEMORY || (flags && version < JOURNAL_SEGMENT_VERSION)) {
-        return broken(error, "flags", flags, version < JOURNAL_SEGMENT_VERSION ? "0" : "0 or 1");
+    if (flags & ~SEGMENT_FLAG_MEMORY || (flags && version < 2)) {
+        return broken(error, "flags", flags, version < 2 ? "0" : "0 or 1");
     }
     header.memory = flags & SEGMENT_FLAG_MEMORY;
     header.segment_bytes = load_le64(block + SEGMENT_LENGTH);

@@ -289,10 +289,10 @@ static void test_versions(void **state)
 
     (void)state;
     memcpy(saved, block, sizeof saved);
-    store_le32(block + SEGMENT_VERSION, 3);
+    store_le32(block + SEGMENT_VERSION, 4);
     seal_segment(block);
     assert_int_equal(test_replay(dir, 1, 0, &report, &error), -ENOTSUP);
-    assert_non_null(strstr(error.text, "found 3, expected at most 2"));
+    assert_non_null(strstr(error.text, "found 4, expected at most 3"));
     store_le32(block + SEGMENT_VERSION, 0);
     seal_segment(block);
     assert_string_not_equal(replay(dir, 0).damage, "");
@@ -300,8 +300,8 @@ static void test_versions(void **state)
     static const struct {
         uint32_t version, flags;
         bool sound;
-    } flagged[] = {{1, 0, true}, {2, 1, true},  {1, 1, false},
-                   {2, 0, true}, {2, 2, false}, {2, 3, false}};
+    } flagged[] = {{1, 0, true}, {2, 1, true},  {1, 1, false}, {3, 1, true},
+                   {2, 0, true}, {2, 2, false}, {2, 3, false}, {3, 2, false}};
     for (size_t i = 0; i < sizeof flagged / sizeof flagged[0]; i++) {
         store_le32(block + SEGMENT_VERSION, flagged[i].version);
         store_le32(block + SEGMENT_FLAGS, flagged[i].flags);
@@ -311,7 +311,7 @@ static void test_versions(void **state)
         assert_int_equal(report.memory, flagged[i].sound && flagged[i].flags == 1);
     }
     /* Of an instance that the container does not name: nobody's. */
-    store_le32(block + SEGMENT_VERSION, 3);
+    store_le32(block + SEGMENT_VERSION, 4);
     store_le32(block + SEGMENT_FLAGS, 0);
     memcpy(block + SEGMENT_INSTANCE, new.bytes, sizeof new.bytes);
     seal_segment(block);

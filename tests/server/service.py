@@ -102,7 +102,7 @@ def a_journal_of_a_newer_version():
         path = scratch.path + "/journal.0"
         with open(path, "r+b") as file:
             block = bytearray(file.read(4096))
-            struct.pack_into("<II", block, 8, 3, 0)
+            struct.pack_into("<II", block, 8, 4, 0)
             struct.pack_into("<I", block, 12, crc32c(block))
             file.seek(0)
             file.write(block)
@@ -110,7 +110,7 @@ def a_journal_of_a_newer_version():
         for _ in range(2):
             result = bitmapd("--state-dir", scratch.path)
             assert result.returncode == 65, result
-            assert "version: found 3, expected at most 2" in result.stderr, result
+            assert "version: found 4, expected at most 3" in result.stderr, result
         with open(path, "rb") as file:
             assert file.read(4096) == block
         assert sorted(os.listdir(scratch.path)) == names

@@ -122,7 +122,7 @@ def main():
         before = contents(stack)
         refused = stack.start("older", [older["BITMAPD"], "--state-dir", stack.directory])
         assert refused.wait() == NOT_UNDERSTOOD, refused.text()
-        assert "version: found 2, expected at most 1" in refused.text(), refused.text()
+        assert "version: found 3, expected at most 1" in refused.text(), refused.text()
         assert contents(stack) == before
         life.goes_on_as(newer, expected)
         stack.daemon_stops()
