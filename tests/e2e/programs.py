@@ -12,6 +12,7 @@ import time
 
 WAIT_S = 60  # for what has to happen; then the test fails
 PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)  # once: between fork and exec another thread may have left a lock taken
 
 
 def skip(words):
@@ -61,7 +62,7 @@ def accepts(path):
 
 
 def die_with_parent():
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def spawn(command, preexec_fn=None, **options):
