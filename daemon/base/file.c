@@ -134,6 +134,10 @@ static int open_direct(const struct posix_file *file)
     return fd < 0 ? DIRECT_UNUSABLE : fd;
 }
 
+/*
+ * Past the cache, in a file that is written through it as well: the kernel first writes back and
+ * drops what it has of the range, and nobody else writes meanwhile.
+ */
 static int posix_write_durably(struct file *file, const void *buffer, size_t length,
                                uint64_t offset)
 {
