@@ -253,6 +253,10 @@ ORDER = [
      "daemon/drive/journaling.c",
      "        distrust_written(journaling);",
      "        (void)distrust_written;"),
+    ("process-crash: so is one of a segment that is left",
+     "daemon/drive/journaling.c",
+     "        visit->r < 0 && visit->r != -EAGAIN && journal_sync_failed",
+     "        (!batch || visit->appended) && visit->r < 0 && journal_sync_failed"),
 ]
 
 HISTORY = [
