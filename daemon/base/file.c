@@ -121,14 +121,37 @@ static int posix_datasync(struct file *file)
 }
 
 /*
- * The flags belong to an open file, so it is opened once more; O_DSYNC there and not with the
- * write, because some file systems (FUSE) look nowhere else.
+ * O_DSYNC is a promise of the file system.  These keep it for direct writes, down to the disk's
+ * cache.  Others hand it on to somebody who may not: a FUSE server that asks for direct I/O gets
+ * the flag and no FUSE_FSYNC, and writes when it likes.  There the sync is a call of its own.
  */
+static bool syncs_direct_writes(int fd)
+{
+    struct statfs st;
+
+    if (fstatfs(fd, &st) < 0) {
+        return false;
+    }
+    switch ((uint32_t)st.f_type) {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* The flags belong to an open file, so it is opened once more. */
 static int open_direct(const struct posix_file *file)
 {
     char path[32];
     int flags = fcntl(file->fd, F_GETFL);
 
+    if (!syncs_direct_writes(file->fd)) {
+        return DIRECT_UNUSABLE;
+    }
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
     int fd = open(path, (flags & O_ACCMODE) | O_DIRECT | O_DSYNC | O_CLOEXEC);
     return fd < 0 ? DIRECT_UNUSABLE : fd;

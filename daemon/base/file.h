@@ -33,8 +33,8 @@ struct file_ops {
      * written. */
     int (*write)(struct file *file, const void *buffer, size_t length, uint64_t offset);
     /* The same, and on return 0 these bytes are durable, whatever was written before; in one I/O
-     * where @buffer, @length and @offset are multiples of 4096 and the file has the bytes already
-     * (O_DIRECT and O_DSYNC of open(2)). */
+     * where @buffer, @length and @offset are multiples of 4096, the file has the bytes already, and
+     * the file system is known to do it (O_DIRECT and O_DSYNC of open(2)). */
     int (*write_durably)(struct file *file, const void *buffer, size_t length, uint64_t offset);
     /* fdatasync(2): on return 0 everything written before the call is durable.  After a failure
      * nothing may be concluded about any write since the last success: each may be on the disk or

@@ -157,13 +157,18 @@ static void take_job(struct writeback *writeback);
 /* A job that could not even be taken, or whose commit failed. */
 static void job_failed(struct writeback *writeback, uint64_t sequence, const struct error *error)
 {
+    struct model *model = writeback->model;
+
     degrade(writeback, error->text);
     /* Who waits for the journal goes on waiting for it, unless it is stuck too. */
-    ack_fail(writeback->model, ACK_CONTAINER, sequence);
-    if (journaling_stuck(writeback->model->journaling)) {
-        ack_fail(writeback->model, ACK_DURABLE, sequence);
-        ack_fail(writeback->model, ACK_WRITTEN, sequence);
+    ack_fail(model, ACK_CONTAINER, sequence);
+    if (!journaling_has_journal(model->journaling)) {
+        sequence = model->sequence; /* the start's own change, for which a stop must not wait */
+    } else if (!journaling_stuck(model->journaling)) {
+        return;
     }
+    ack_fail(model, ACK_DURABLE, sequence);
+    ack_fail(model, ACK_WRITTEN, sequence);
 }
 
 /* What a job has made stays made, also when its commit failed. */

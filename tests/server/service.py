@@ -417,6 +417,15 @@ class SmallDisk:
         subprocess.run(["umount", self.path], check=True)
 
 
+def fill(mount):
+    with open(mount + "/filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            pass
+
+
 def full_disk():
     if os.geteuid() != 0:
         assert os.environ.get("CI") != "true", "a full disk needs root"
@@ -428,12 +437,7 @@ def full_disk():
         drive = drive_id(client.must(DRIVE_ADD, drive_add("d", 1 << 40)))
         client.must(BITMAP_CREATE, bitmap_create("d/a", 65536))
         client.must(FLUSH)
-        with open(mount + "/filler", "wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(bytes(4096))
-            except OSError:
-                pass
+        fill(mount)
         # 32 chunks of 64 KiB: more than there is.
         client.must(MARK, mark(drive, [(i << 35, 1) for i in range(32)]))
         status, body = client.call(FLUSH)
@@ -445,6 +449,27 @@ def full_disk():
         client.must(FLUSH)
         assert b"No space left" not in client.must(STATUS)
         assert daemon.stop() == 0
+        daemon.start()
+        assert len(daemon.client().map("d/a")) == 32
+
+
+def a_start_on_a_full_disk_can_be_stopped():
+    if os.geteuid() != 0:
+        return
+    with Scratch() as scratch, SmallDisk(scratch.path + "/full") as mount, \
+            Daemon(directory=mount) as daemon:
+        client = daemon.client()
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", 1 << 40)))
+        client.must(BITMAP_CREATE, bitmap_create("d/a", 65536))
+        client.must(MARK, mark(drive, [(i << 35, 1) for i in range(32)]))
+        daemon.stop(signal.SIGKILL)
+        fill(mount)
+        for _ in range(2):
+            daemon.start()
+            client = daemon.client()
+            assert len(client.map("d/a")) == 32
+            assert daemon.stop() == 1
+        os.unlink(mount + "/filler")
         daemon.start()
         assert len(daemon.client().map("d/a")) == 32
 
@@ -462,4 +487,5 @@ run([command_line, configuration, a_container_that_is_not_understood,
      a_journal_of_a_newer_version, a_container_put_back_in_place, one_daemon_at_a_time, reload,
      socket_activation, answers_survive_a_stop,
      clients_that_leave_during_a_stop, a_path_that_hangs_does_not_hold_up_a_stop, kills_lose_nothing,
-     a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk, read_only_directory])
+     a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk,
+     a_start_on_a_full_disk_can_be_stopped, read_only_directory])
