@@ -7,6 +7,7 @@
 #include "daemon/app/app.h"
 
 #include "daemon/base/log.h"
+#include "daemon/base/pool.h"
 #include "proto/base/cleanup.h"
 
 struct reload {
@@ -79,7 +80,7 @@ void app_reload(void *opaque, server_reload_done *done, void *done_opaque)
     reload->done = done;
     reload->done_opaque = done_opaque;
     reload->work.data = reload;
-    int r = uv_queue_work(&app->loop, &reload->work, reload_read, reload_done);
+    int r = pool_submit(&app->loop, &reload->work, reload_read, reload_done);
     if (r == 0) {
         notify_reload_begins(app);
     } else {

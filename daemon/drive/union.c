@@ -41,6 +41,7 @@
 #include "daemon/drive/internal.h"
 
 #include "daemon/base/log.h"
+#include "daemon/base/pool.h"
 
 #include <assert.h>
 #include <stdatomic.h>
@@ -178,8 +179,8 @@ static void submit_read(struct union_work *work)
 static int submit_merge(struct union_work *work, struct error *error)
 {
     work->pool_work.data = work;
-    return uv_queue_work(work->model->loop, &work->pool_work, run_on_pool, done_on_pool) < 0
-               ? error_set(error, -ENOMEM, "out of memory for a map")
+    return pool_submit(work->model->loop, &work->pool_work, run_on_pool, done_on_pool) < 0
+               ? error_set(error, -ENOMEM, "out of memory or threads for a map")
                : 0;
 }
 

@@ -14,6 +14,7 @@
  */
 #include "daemon/server/internal.h"
 
+#include "daemon/base/pool.h"
 #include "daemon/identity/identity.h"
 
 #include <stddef.h>
@@ -110,7 +111,7 @@ static void start_probes(struct server *server)
             return;
         }
         if (!probe->running &&
-            uv_queue_work(server->loop, &probe->work, probe_run, probe_done) == 0) {
+            pool_submit(server->loop, &probe->work, probe_run, probe_done) == 0) {
             probe->running = true;
             server->probes_running++;
         }
