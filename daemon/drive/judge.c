@@ -181,13 +181,17 @@ void start_report(struct model *model, const struct container_info *info,
         (void)snprintf(lost, sizeof lost, ", %" PRIu32 " lost", info->lost_bitmaps);
     }
     (void)snprintf(model->start_report, sizeof model->start_report,
-                   "%s%s, %u drives, %u bitmaps, %u unknown%s%s",
+                   "%s%s%s, %u drives, %u bitmaps, %u unknown%s%s",
                    made          ? "new container"
                    : info->clean ? "clean container"
                                  : "container was not closed cleanly",
-                   journal, model->drives_count, model->bitmaps_count, count, lost, unknown);
+                   /* Somebody may miss what that container had. */
+                   replayed->foreign ? ", another container's journal set aside" : "", journal,
+                   model->drives_count, model->bitmaps_count, count, lost, unknown);
     if (count > 0 || info->lost_bitmaps > 0) {
         log_event(LOG_LEVEL_WARNING, LOG_UNKNOWN, NULL, NULL, "%s", model->start_report);
+    } else if (replayed->foreign) {
+        log_warning("%s", model->start_report);
     } else {
         log_info("%s", model->start_report);
     }

@@ -148,6 +148,26 @@ def a_container_put_back_in_place():
         assert daemon.stop() == 0
 
 
+def a_container_that_is_gone():
+    """A new one is made, and says that the journal beside it was another one's."""
+    with Scratch() as scratch:
+        daemon = Daemon(directory=scratch.path)
+        daemon.start()
+        client = daemon.client()
+        drive = drive_id(client.must(DRIVE_ADD, drive_add("d", MIB)))
+        client.must(MARK, mark(drive, [(0, 1)]))
+        daemon.stop(signal.SIGKILL)
+        os.unlink(daemon.container)
+        daemon.start()
+        said = "new container, another container's journal set aside"
+        assert "warning: " + said in daemon.messages(), daemon.messages()
+        assert any("damaged" in name for name in os.listdir(scratch.path))
+        assert daemon.stop() == 0
+        daemon.start()
+        assert daemon.messages().count(said) == 1, daemon.messages()
+        assert daemon.stop() == 0
+
+
 def one_daemon_at_a_time():
     with Daemon() as daemon:
         result = bitmapd("--state-dir", daemon.directory)
@@ -484,7 +504,8 @@ def read_only_directory():
 
 
 run([command_line, configuration, a_container_that_is_not_understood,
-     a_journal_of_a_newer_version, a_container_put_back_in_place, one_daemon_at_a_time, reload,
+     a_journal_of_a_newer_version, a_container_put_back_in_place,
+     a_container_that_is_gone, one_daemon_at_a_time, reload,
      socket_activation, answers_survive_a_stop,
      clients_that_leave_during_a_stop, a_path_that_hangs_does_not_hold_up_a_stop, kills_lose_nothing,
      a_broken_catalog_costs_history_only, a_drive_of_16_tib, full_disk,
