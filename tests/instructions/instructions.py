@@ -10,37 +10,23 @@ the script nor libraries, which have variants for each processor.  Of those, how
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 
-TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "table")
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.join(HERE, "..", "e2e"))
+from programs import run, skip
+
+TABLE = os.path.join(HERE, "table")
 MORE = 0.05  # a step may take so much more than the table says,
 LESS = 0.10  # … or less; then the table is to be made anew, or it would let that be lost again
 UPDATE = "cmake --build --preset dev --target instructions_table"
 
 
-def skip(words):
-    """Ends the test as skipped, or as failed where nothing may be skipped."""
-    if os.environ.get("CI") == "true":
-        print(f"FAILED: {words}, and CI has to have it", file=sys.stderr)
-        sys.exit(1)
-    print(f"SKIPPED: {words}")
-    sys.exit(77)
-
-
-def run(*command):
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            check=False)
-    if result.returncode != 0:
-        sys.exit(f"{' '.join(command)}: exit {result.returncode}\n{result.stdout}{result.stderr}")
-    return result.stdout
-
-
 def count(program, verb, directory, counts):
     """Runs a part of the script under callgrind; operations by step."""
     lines = run("valgrind", "--tool=callgrind", "--quiet", "--collect-atstart=no",
-                f"--callgrind-out-file={counts}/{verb}", program, verb, directory)
+                f"--callgrind-out-file={counts}/{verb}", program, verb, directory).stdout
     return {name: int(operations) for name, operations in map(str.split, lines.splitlines())}
 
 
